@@ -1,0 +1,50 @@
+# Every target works from a fresh clone: it needs Debian's python3.11, make and the package registries.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help setup packages demo test check fix sweep attacks fuzz bench docs lock
+
+help: ## Show the targets.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
+
+setup: ## Make .venv from the hash-pinned locks (repeatable).
+	@scripts/setup.sh
+
+packages: ## Install the Debian packages that tests and demo use.
+	@scripts/debian.sh
+
+demo: setup ## Play the main job in this terminal: sign, publish, install, prove healthy or revert.
+	@scripts/debian.sh e2fsprogs
+	@$(BIN)/firmament demo
+
+test: setup packages ## Run the whole test suite.
+	@$(BIN)/pytest
+
+check: setup ## Lint, format and types.
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+fix: setup ## Mend what the linter and the formatter can.
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+sweep: setup ## Cut the power at every storage operation of a whole update.
+	@$(BIN)/python -m firmament.sim.sweep
+
+attacks: setup packages ## Play every attack story against real processes over HTTPS.
+	@$(BIN)/python tests/attack/run.py
+
+fuzz: setup ## Fuzz the decoders for a bounded time (FUZZ_S seconds, default 60).
+	@$(BIN)/python scripts/fuzz.py
+
+bench: setup ## Measure, as ratios against something run side by side.
+	@$(BIN)/python bench/run.py
+
+docs: setup ## Write the generated reference pages.
+	@$(BIN)/python scripts/docs.py
+
+lock: setup ## Write the lock files after a change of dependencies.
+	@scripts/lock.sh

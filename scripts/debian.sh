@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Install the Debian packages named as arguments, or all that the tests and the demo use.
+# The one place that calls apt. Says what it installs; packages that are there are left alone.
+set -euo pipefail
+#   openssl             legacy signatures are compared with `openssl dgst`
+#   softhsm2, opensc    hsm: keys are tested on SoftHSM2
+#   e2fsprogs           the demo's ext4 image
+#   libubootenv-tool    real fw_printenv/fw_setenv
+#   grub-common         real grub-editenv
+#   systemd             systemd-analyze verify and security
+#   faketime            metadata at other dates
+ALL="ca-certificates openssl softhsm2 opensc e2fsprogs libubootenv-tool grub-common systemd faketime"
+[ $# -gt 0 ] || set -- $ALL
+missing=()
+for name in "$@"; do
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null || true)" = installed ] || missing+=("$name")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+if [ "$(id -u)" -ne 0 ]; then
+    echo "These Debian packages are missing; install them as root: ${missing[*]}" >&2
+    exit 1
+fi
+echo "set-up: installing Debian packages: ${missing[*]}" >&2
+export DEBIAN_FRONTEND=noninteractive
+apt-get -qq -o DPkg::Lock::Timeout=500 update
+apt-get -qq -o DPkg::Lock::Timeout=500 install -y --no-install-recommends "${missing[@]}" >/dev/null

@@ -1,0 +1,120 @@
+"""Where the agent touches the world beyond storage: the server, seen as two small ports.
+
+`Transport` moves bytes (real: fetch.HttpTransport; simulated: sim). `Link` speaks for the device
+(real: link.ServerLink, which verifies everything before it answers). Storage is `durable.Disk`,
+time is `core.clock.Clock`; slots, boot controls and health checks have their ports beside their
+implementations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from datetime import datetime
+
+    from firmament.core.ids import AttemptId
+    from firmament.core.manifest import Manifest, Payload
+    from firmament.protocol.v1.messages import Report
+
+
+class Response(Protocol):
+    """An answer whose body is read in chunks; every method raises TransferError only."""
+
+    @property
+    def status(self) -> int:
+        """HTTP status code."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Header names in lower case."""
+        ...
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the body; raises TransferError (SlowError, TruncatedError ...) while iterating."""
+        ...
+
+    def close(self) -> None:
+        """Give the connection back or drop it."""
+        ...
+
+
+class Transport(Protocol):
+    """Bytes to and from the server: no redirects, no content encoding, minimum rate, deadline."""
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        deadline_s: float | None = None,
+    ) -> Response:
+        """Send one request; `deadline_s` bounds the whole exchange, None means the default."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What the device runs now, told to the server at each poll."""
+
+    version: str
+    sequence_number: int
+    image_digest: str
+    boot_id: str
+    attributes: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A release that both repositories vouch for, for this device, chosen and verified.
+
+    Everything here is signed: the manifest by the author (image repository), the attempt by the
+    director, and they agree on length and digest. Whether the device takes it (floors, product,
+    hardware, requirements) was checked as well; preconditions, windows and consent were not.
+    """
+
+    attempt_id: AttemptId
+    manifest: Manifest
+    payload: Payload
+    """The payload the director chose among `manifest.payloads`."""
+    key_wrap: bytes | None
+    """HPKE-wrapped content key for a sealed payload, else None."""
+    issued_at: datetime
+    """The director's signed time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a poll brought."""
+
+    offer: Offer | None
+    poll_after_s: int
+    issued_at: datetime
+
+
+class Link(Protocol):
+    """The server as the install machine sees it."""
+
+    def poll(self, running: Running) -> Answer:
+        """Ask and verify; raises TrustError, ApplicabilityError or TransferError.
+
+        An error that concerns an attempt carries its id in `facts["attempt_id"]`, so that the
+        refusal can be reported.
+        """
+        ...
+
+    def open_payload(self, payload: Payload, *, offset: int) -> Iterator[bytes]:
+        """Yield payload bytes from `offset` to the end, never more than its signed length.
+
+        Digest checking is the caller's: it knows what came before `offset`.
+        """
+        ...
+
+    def send(self, reports: Sequence[Report]) -> Sequence[int]:
+        """Sign and deliver reports; return the report numbers the server stored for good."""
+        ...

@@ -1,0 +1,123 @@
+"""One byte string for one JSON value, and a reader that trusts nothing.
+
+`encode` is the canonical form that is signed and digested: keys sorted by code point, no
+white space, UTF-8, integers only (a float has several spellings). `decode` is the only JSON
+reader for bytes from outside: it has a ceiling on length, depth and digits and refuses
+duplicate keys, NaN, byte order marks and lone surrogates (trust.md §10, case 25).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final, NoReturn
+
+from firmament.errors import MalformedError, TooLargeError
+
+Json = None | bool | int | str | list[Any] | dict[str, Any]
+
+MAX_DEPTH: Final = 32
+# A manifest nests 5 deep, TUF metadata 7. CPython's own limit (about 1000) costs a stack overflow
+# to find; 32 leaves room for growth.
+MAX_DIGITS: Final = 19
+# 2^63-1 has 19 digits; TUF versions, lengths and times all fit into 64 bits.
+
+_BACKSLASH: Final = ord("\\")
+_QUOTE: Final = ord('"')
+
+
+def encode(value: Json) -> bytes:
+    """Return the canonical bytes of `value`; raises MalformedError for floats and non-JSON types."""
+    _refuse_floats(value)
+    try:
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return text.encode()
+    except (TypeError, ValueError) as error:
+        raise MalformedError("This value has no canonical JSON form", reason=error) from error
+
+
+def decode(data: bytes, *, limit_bytes: int, what: str) -> Json:
+    """Parse `data`, at most `limit_bytes` long; `what` names it in the error.
+
+    Raises TooLargeError above the ceiling and MalformedError for everything that is not
+    plain, unambiguous JSON.
+    """
+    if len(data) > limit_bytes:
+        raise TooLargeError(f"{what} is longer than allowed", length_bytes=len(data), limit_bytes=limit_bytes)
+    _refuse_depth(data, what)
+    try:
+        value: Json = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_refuse_duplicates,
+            parse_constant=_refuse_constant,
+            parse_int=_bounded_int,
+        )
+        json.dumps(value, ensure_ascii=False).encode()  # lone surrogates fail here
+    except (ValueError, RecursionError) as error:
+        raise MalformedError(f"{what} is not valid JSON", reason=error) from error
+    return value
+
+
+def decode_object(data: bytes, *, limit_bytes: int, what: str) -> dict[str, Any]:
+    """As `decode`, and the value must be an object."""
+    value = decode(data, limit_bytes=limit_bytes, what=what)
+    if not isinstance(value, dict):
+        raise MalformedError(f"{what} is not a JSON object", found=type(value).__name__)
+    return value
+
+
+def _refuse_floats(value: object) -> None:
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, float):
+            raise MalformedError("A number with a fraction has no canonical JSON form", value=item)
+        if isinstance(item, dict):
+            stack.extend(item.values())
+        elif isinstance(item, list | tuple):
+            stack.extend(item)
+
+
+def _refuse_depth(data: bytes, what: str) -> None:
+
+    # Brackets inside strings do not count: notes may hold them.
+    depth = 0
+    in_string = False
+    escaped = False
+    for byte in data:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif byte == _BACKSLASH:
+                escaped = True
+            elif byte == _QUOTE:
+                in_string = False
+        elif byte == _QUOTE:
+            in_string = True
+        elif byte in b"[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise MalformedError(f"{what} is nested deeper than allowed", limit=MAX_DEPTH)
+        elif byte in b"]}":
+            depth -= 1
+
+
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            msg = f"the key {key!r} appears twice"
+            raise ValueError(msg)
+        found[key] = value
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    msg = f"{name} is not a JSON number"
+    raise ValueError(msg)
+
+
+def _bounded_int(text: str) -> int:
+    if len(text.lstrip("-")) > MAX_DIGITS:
+        msg = f"a number has more than {MAX_DIGITS} digits"
+        raise ValueError(msg)
+    return int(text)
