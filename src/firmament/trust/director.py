@@ -1,0 +1,126 @@
+"""The director's answer to one poll: three small TUF files made for one device and one nonce.
+
+Pure: keys, time, version and assignment come in, a `PollReply` goes out. The director never says
+what an image *is*; it repeats length and digest from the image repository, which the device
+compares (trust.md §3.2). So stolen director keys can delay or re-order, never ship other bytes.
+
+Signed content: the timestamp carries ``x-nonce``, ``x-device`` and ``x-issued``, the targets
+carry ``x-device`` and at most one target, the release's primary one, whose `custom` names the
+attempt and the payload to fetch.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from tuf.api.metadata import Metadata, MetaFile, Snapshot, TargetFile, Targets, Timestamp
+
+from firmament.core.fields import format_time
+from firmament.errors import MalformedError
+from firmament.protocol.v1.messages import NONCE_LENGTH_BYTES, PollReply
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from securesystemslib.signer import Signer
+
+    from firmament.core.digest import Digest
+    from firmament.core.ids import AttemptId, DeviceId
+
+REPLY_LIFETIME: Final = timedelta(hours=24)
+"""A reply is for one nonce, so this only bounds what a device without a nonce check would take."""
+ASSIGNMENT_VERSION: Final = 1
+"""`v` of the target's custom; a device refuses any other."""
+
+
+@dataclass(frozen=True, slots=True)
+class DirectorKeys:
+    """The three online keys; each role of the director root lists exactly one, threshold 1."""
+
+    targets: Signer
+    snapshot: Signer
+    timestamp: Signer
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One release for one device, as the image repository describes its primary target."""
+
+    attempt_id: AttemptId
+    target: str
+    """TUF target path of the release's primary target."""
+    length_bytes: int
+    digest: Digest
+    payload: str
+    """TUF target path of the payload this device should fetch; one of the manifest's."""
+    key_wrap: bytes | None = None
+    """HPKE-wrapped content key of a sealed payload."""
+
+    def custom(self, device_id: DeviceId) -> dict[str, Any]:
+        """Return what is signed about this assignment beside length and digest."""
+        value: dict[str, Any] = {
+            "v": ASSIGNMENT_VERSION,
+            "device": device_id,
+            "attempt_id": self.attempt_id,
+            "action": "install",
+            "payload": self.payload,
+        }
+        if self.key_wrap is not None:
+            value["key_wrap"] = base64.b64encode(self.key_wrap).decode()
+        return value
+
+
+def make_reply(
+    keys: DirectorKeys,
+    *,
+    device_id: DeviceId,
+    nonce: bytes,
+    assignment: Assignment | None,
+    now: datetime,
+    version: int,
+    poll_after_s: int,
+) -> PollReply:
+    """Sign a fresh timestamp, snapshot and targets for this device and nonce.
+
+    `version` becomes the version of all three and must be higher than in any earlier reply to
+    this device; the caller keeps it durable (case 64). Raises MalformedError for a nonce of the
+    wrong length: a short one could be guessed and answered in advance.
+    """
+    if len(nonce) != NONCE_LENGTH_BYTES:
+        raise MalformedError("The nonce has the wrong length", length_bytes=len(nonce), expected=NONCE_LENGTH_BYTES)
+    issued = now.replace(microsecond=0)
+    expires = issued + REPLY_LIFETIME
+    targets = Targets(version=version, expires=expires, unrecognized_fields={"x-device": device_id})
+    if assignment is not None:
+        targets.targets[assignment.target] = TargetFile(
+            assignment.length_bytes,
+            assignment.digest.to_json(),
+            assignment.target,
+            {"custom": assignment.custom(device_id)},
+        )
+    snapshot = Snapshot(version=version, expires=expires, meta={"targets.json": MetaFile(version)})
+    timestamp = Timestamp(
+        version=version,
+        expires=expires,
+        snapshot_meta=MetaFile(version),
+        unrecognized_fields={
+            "x-nonce": nonce.hex(),
+            "x-device": device_id,
+            "x-issued": format_time(issued),
+        },
+    )
+    return PollReply(
+        timestamp=_signed(timestamp, keys.timestamp),
+        snapshot=_signed(snapshot, keys.snapshot),
+        targets=_signed(targets, keys.targets),
+        poll_after_s=poll_after_s,
+    )
+
+
+def _signed(content: Timestamp | Snapshot | Targets, signer: Signer) -> str:
+    metadata: Metadata[Any] = Metadata(content)
+    metadata.sign(signer)
+    return metadata.to_bytes().decode()

@@ -1,0 +1,98 @@
+"""What the director signs, read back with the unmodified TUF library."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
+
+from firmament.core.digest import Digest
+from firmament.core.ids import AttemptId, DeviceId
+from firmament.errors import MalformedError
+from firmament.trust.director import Assignment, DirectorKeys, make_reply
+
+NOW = datetime(2026, 11, 20, 12, 0, 0, 999, tzinfo=UTC)
+DEVICE = DeviceId("11111111-1111-4111-8111-111111111111")
+ATTEMPT = AttemptId("22222222-2222-4222-8222-222222222222")
+NONCE = bytes(range(16))
+
+
+@pytest.fixture(scope="module")
+def keys():
+    return DirectorKeys(*(CryptoSigner.generate_ed25519() for _ in range(3)))
+
+
+def ask(keys, **changes):
+    asked = {
+        "device_id": DEVICE,
+        "nonce": NONCE,
+        "assignment": None,
+        "now": NOW,
+        "version": 1_790_000_000,
+        "poll_after_s": 60,
+    }
+    return make_reply(keys, **(asked | changes))
+
+
+def assignment(**changes):
+    given = {
+        "attempt_id": ATTEMPT,
+        "target": "thermo/1.1/firmware.img",
+        "length_bytes": 3,
+        "digest": Digest.of(b"abc"),
+        "payload": "thermo/1.1/firmware.img",
+    }
+    return Assignment(**(given | changes))
+
+
+def test_every_file_verifies_under_its_own_role_only(keys):
+    reply = ask(keys, assignment=assignment())
+    root = Root(expires=NOW + timedelta(days=1))
+    for role in ("timestamp", "snapshot", "targets"):
+        root.add_key(getattr(keys, role).public_key, role)
+    for role, kind in (("timestamp", Timestamp), ("snapshot", Snapshot), ("targets", Targets)):
+        metadata = Metadata[kind].from_bytes(getattr(reply, role).encode())
+        assert isinstance(metadata.signed, kind)
+        root.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
+        assert metadata.signed.version == 1_790_000_000
+        assert metadata.signed.expires == NOW.replace(microsecond=0) + timedelta(hours=24)
+        assert list(metadata.signatures) == [getattr(keys, role).public_key.keyid]
+
+
+def test_the_reply_is_for_this_device_this_nonce_this_moment(keys):
+    reply = ask(keys)
+    timestamp = json.loads(reply.timestamp)["signed"]
+    assert (timestamp["x-nonce"], timestamp["x-device"], timestamp["x-issued"]) == (
+        NONCE.hex(),
+        DEVICE,
+        "2026-11-20T12:00:00Z",
+    )
+    targets = json.loads(reply.targets)["signed"]
+    assert (targets["x-device"], targets["targets"]) == (DEVICE, {})
+    assert reply.poll_after_s == 60
+
+
+def test_an_assignment_is_the_primary_target_and_names_attempt_and_payload(keys):
+    reply = ask(keys, assignment=assignment(payload="thermo/1.1/from-1.0.delta", key_wrap=b"wrapped"))
+    targets = json.loads(reply.targets)["signed"]["targets"]
+    assert targets == {
+        "thermo/1.1/firmware.img": {
+            "length": 3,
+            "hashes": {"sha256": Digest.of(b"abc").hex},
+            "custom": {
+                "v": 1,
+                "device": DEVICE,
+                "attempt_id": ATTEMPT,
+                "action": "install",
+                "payload": "thermo/1.1/from-1.0.delta",
+                "key_wrap": "d3JhcHBlZA==",
+            },
+        }
+    }
+
+
+@pytest.mark.parametrize("nonce", [b"", bytes(15), bytes(17)])
+def test_a_nonce_of_the_wrong_length_is_refused(keys, nonce):
+    with pytest.raises(MalformedError):
+        ask(keys, nonce=nonce)
