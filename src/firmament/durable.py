@@ -211,8 +211,14 @@ class _RealFile:
             os.fsync(self._descriptor)
 
     def read_at(self, offset: int, length_bytes: int) -> bytes:
+        found = bytearray()
         with mapped_errors(self._path):
-            return os.pread(self._descriptor, length_bytes, offset)
+            # One pread returns at most 2 GiB - 4 KiB, and less when a signal comes.
+            while data := os.pread(self._descriptor, length_bytes - len(found), offset + len(found)):
+                if len(data) == length_bytes:
+                    return data
+                found += data
+        return bytes(found)
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -227,7 +233,7 @@ def read_file(disk: Disk, path: Path, *, limit_bytes: int) -> bytes:
         raise TooLargeError("The file is longer than allowed", path=path, length_bytes=length, limit_bytes=limit_bytes)
     reader = disk.open_reader(path)
     try:
-        return reader.read_at(0, limit_bytes)
+        return reader.read_at(0, length)
     finally:
         reader.close()
 
@@ -257,7 +263,10 @@ def replace_durably(disk: Disk, path: Path, data: bytes, *, mode: int = PRIVATE_
 
 @contextlib.contextmanager
 def mapped_errors(path: Path) -> Iterator[None]:
-    """Turn OSError from storage into this house's errors, naming the path."""
+    """Turn OSError from storage into this house's errors, naming the path.
+
+    ValueError is what the standard library raises for a path that no file system can have.
+    """
     try:
         yield
     except OSError as error:
@@ -267,3 +276,5 @@ def mapped_errors(path: Path) -> Iterator[None]:
         if error.errno == errno.EROFS:
             raise ReadOnlyError("The storage is read-only", **facts) from error
         raise FileError("The file cannot be used", **facts) from error
+    except ValueError as error:
+        raise FileError("This is not a path", path=ascii(str(path)), reason=error) from error

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 SECRET: Final = re.compile(r"pass|secret|token|private|cek|pin$|cookie|authorization|nonce|otp", re.IGNORECASE)
 DROPPED: Final = "(dropped)"
-_PEM: Final = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")
+_SHAPED: Final = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----|\bBearer\s+\S", re.IGNORECASE)
 
 
 class Logger:
@@ -59,24 +59,32 @@ def logger(name: str) -> Logger:
 
 
 def clean(fields: dict[str, Any]) -> dict[str, Any]:
-    """Drop values named or shaped like secrets; `keyid` and digests stay."""
-    return {
-        name: DROPPED if SECRET.search(name) or (isinstance(value, str) and _PEM.search(value)) else value
-        for name, value in fields.items()
-    }
+    """Drop values named or shaped like secrets, at any depth; `keyid` and digests stay."""
+    return {name: DROPPED if SECRET.search(str(name)) else _clean_value(value) for name, value in fields.items()}
+
+
+def _clean_value(value: Any) -> Any:
+    if isinstance(value, dict):
+        return clean(value)
+    if isinstance(value, list | tuple):
+        return [_clean_value(item) for item in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    text = value.decode(errors="replace") if isinstance(value, bytes | bytearray) else str(value)
+    return DROPPED if _SHAPED.search(text) else text
 
 
 class JsonFormatter(logging.Formatter):
     """One JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:  # noqa: D102
-        line: dict[str, Any] = {
+        always: dict[str, Any] = {
             "at": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
             "level": record.levelname.lower(),
             "part": record.name,
             "event": record.getMessage(),
-            **getattr(record, "fields", {}),
         }
+        line = {**always, **getattr(record, "fields", {}), **always}  # no field can pose as one of these
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str, ensure_ascii=False)
@@ -86,12 +94,18 @@ class ReadableFormatter(logging.Formatter):
     """``12:00:01 info  agent.runner attempt.staged slot=b``, for a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:  # noqa: D102
-        fields = " ".join(f"{name}={value}" for name, value in getattr(record, "fields", {}).items())
+        fields = " ".join(f"{name}={_one_word(value)}" for name, value in getattr(record, "fields", {}).items())
         part = record.name.removeprefix("firmament.")
         text = (
             f"{self.formatTime(record, '%H:%M:%S')} {record.levelname.lower():7} {part} {record.getMessage()} {fields}"
         )
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text.rstrip()
+
+
+def _one_word(value: object) -> str:
+    """Quote whatever is not one plain word: a value from outside must not forge a second line."""
+    text = str(value)
+    return text if text.isprintable() and not set(' ="') & set(text) and text else json.dumps(text)
 
 
 def configure(*, level: str = "info", json_lines: bool | None = None) -> None:

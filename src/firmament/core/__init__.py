@@ -1,1 +1,1 @@
-"""TODO."""
+"""Values and rules: no I/O, no clock, nothing from third parties (floor 1)."""

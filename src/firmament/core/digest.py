@@ -7,6 +7,7 @@ it is signed (trust.md §1.3, case 27).
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 ALLOWED: Final = {"sha256": 32, "sha512": 64}
 """Algorithm name as in TUF metadata, and digest length in bytes."""
+_HEX: Final = re.compile(r"(?:[0-9a-f]{2})*")
+# bytes.fromhex also reads capitals and white space: several spellings of one digest.
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +58,10 @@ class Digest:
             raise MalformedError(f"{what} is not a digest", expected='{"sha256": "<hex>"}')
         for algorithm in reversed(ALLOWED):
             if algorithm in value:
-                try:
-                    return cls(algorithm, bytes.fromhex(value[algorithm]))
-                except (TypeError, ValueError) as error:
-                    raise MalformedError(f"{what} is not hexadecimal", reason=error) from error
+                text = value[algorithm]
+                if not isinstance(text, str) or not _HEX.fullmatch(text):
+                    raise MalformedError(f"{what} is not lower-case hexadecimal", algorithm=algorithm)
+                return cls(algorithm, bytes.fromhex(text))
         raise MalformedError(f"{what} has no digest that is allowed", allowed=" ".join(ALLOWED))
 
     def to_json(self) -> dict[str, str]:

@@ -27,6 +27,7 @@ E = TypeVar("E", bound=StrEnum)
 T = TypeVar("T")
 
 MAX_INTEGER: Final = 2**63 - 1
+_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
 
 class Fields:
@@ -89,9 +90,12 @@ class Fields:
         """Return at most `max_length` bytes written as standard base64."""
         text = self.text(name, max_length=4 * ((max_length + 2) // 3))
         try:
-            return base64.b64decode(text, validate=True)
+            found = base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError) as error:
             raise MalformedError(f"{self.what}.{name} is not base64", reason=error) from error
+        if len(found) > max_length:
+            raise MalformedError(f"{self.what}.{name} is too long", length=len(found), limit=max_length)
+        return found
 
     def time(self, name: str) -> datetime:
         """Return an aware UTC time written as ``2026-11-20T12:00:00Z``."""
@@ -115,18 +119,21 @@ class Fields:
             return Fields({}, what=f"{self.what}.{name}")
         return Fields(self._get(name, dict, "an object"), what=f"{self.what}.{name}")
 
-    def list(self, name: str, *, max_items: int, optional: bool = False) -> list[Any]:
-        """Return a list of at most `max_items`; with `optional`, an absent one is empty."""
+    def list(self, name: str, *, max_items: int, min_items: int = 0, optional: bool = False) -> list[Any]:
+        """Return a list of `min_items` to `max_items`; with `optional`, an absent one is empty."""
         if optional and name not in self:
             return []
         found: list[Any] = self._get(name, list, "a list")
         if len(found) > max_items:
             raise MalformedError(f"{self.what}.{name} has too many items", items=len(found), limit=max_items)
+        if len(found) < min_items:
+            raise MalformedError(f"{self.what}.{name} has too few items", items=len(found), minimum=min_items)
         return found
 
-    def objects(self, name: str, *, max_items: int, optional: bool = False) -> Iterator[Fields]:
+    def objects(self, name: str, *, max_items: int, min_items: int = 0, optional: bool = False) -> Iterator[Fields]:
         """Yield the nested objects of a list."""
-        for index, item in enumerate(self.list(name, max_items=max_items, optional=optional)):
+        items = self.list(name, max_items=max_items, min_items=min_items, optional=optional)
+        for index, item in enumerate(items):
             yield Fields(item, what=f"{self.what}.{name}[{index}]")
 
     def texts(
@@ -134,12 +141,13 @@ class Fields:
         name: str,
         *,
         max_items: int,
+        min_items: int = 0,
         max_length: int = 256,
         pattern: re.Pattern[str] | None = None,
         optional: bool = False,
     ) -> tuple[str, ...]:
         """Return the strings of a list."""
-        items = self.list(name, max_items=max_items, optional=optional)
+        items = self.list(name, max_items=max_items, min_items=min_items, optional=optional)
         return tuple(
             Fields({"item": item}, what=f"{self.what}.{name}[{index}]").text(
                 "item", max_length=max_length, pattern=pattern
@@ -148,10 +156,12 @@ class Fields:
         )
 
     def text_map(self, name: str, *, max_items: int, max_length: int, optional: bool = False) -> dict[str, str]:
-        """Return an object whose values are all strings."""
+        """Return an object whose keys and values are strings of at most `max_length` characters."""
         inner = self.object(name, optional=optional)
         if len(inner.value) > max_items:
             raise MalformedError(f"{inner.what} has too many entries", items=len(inner.value), limit=max_items)
+        if any(len(key) > max_length for key in inner.value):
+            raise MalformedError(f"{inner.what} has a name that is too long", limit=max_length)
         return {key: inner.text(key, max_length=max_length) for key in inner.value}
 
     def maybe(self, name: str, read: Callable[[str], T]) -> T | None:
@@ -161,15 +171,19 @@ class Fields:
 
 def format_time(moment: datetime) -> str:
     """Write an aware time as UTC to the second, ``2026-11-20T12:00:00Z``."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return moment.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"
 
 
 def parse_time(text: str, *, what: str) -> datetime:
     """Read what `format_time` writes; raises MalformedError for any other form."""
     try:
-        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-    except ValueError as error:
-        raise MalformedError(f"{what} is not a UTC time", expected="2026-11-20T12:00:00Z", found=text[:32]) from error
+        # The pattern first: fromisoformat reads many other spellings of the same moment.
+        moment = datetime.fromisoformat(text) if _TIME.fullmatch(text) else None
+    except ValueError:
+        moment = None
+    if moment is None:
+        raise MalformedError(f"{what} is not a UTC time", expected="2026-11-20T12:00:00Z", found=text[:32])
+    return moment
 
 
 def _hex_of(length: int) -> re.Pattern[str]:

@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
+from firmament.core import canonical
 from firmament.core.digest import Digest
 from firmament.core.fields import MAX_INTEGER, Fields, format_time
 from firmament.core.ids import HARDWARE, PRODUCT, TARGET_PATH, VERSION, ReleaseId, release_id
-from firmament.errors import UnknownManifestError
+from firmament.errors import TooLargeError, UnknownManifestError
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -179,24 +180,30 @@ class Manifest:
 def decode(value: object) -> Manifest:
     """Read a manifest from a TUF target's `custom`.
 
-    Raises UnknownManifestError for a major version this code does not know and MalformedError
-    for anything that is not a manifest of version 1.
+    Raises UnknownManifestError for a major version this code does not know, TooLargeError above
+    MAX_MANIFEST_LENGTH_BYTES and MalformedError for anything that is not a manifest of version 1.
+    An empty list of hardware or payloads is refused: it must never come to mean "any".
     """
     fields = Fields(value, what="manifest")
     version = fields.integer("v")
     if version != MANIFEST_VERSION:
         raise UnknownManifestError("The manifest has a version this agent does not know", found=version, known=1)
+    length_bytes = len(canonical.encode(fields.value))
+    if length_bytes > MAX_MANIFEST_LENGTH_BYTES:
+        raise TooLargeError(
+            "The manifest is longer than allowed", length_bytes=length_bytes, limit_bytes=MAX_MANIFEST_LENGTH_BYTES
+        )
     requires = fields.object("requires", optional=True)
     conditions = fields.object("preconditions", optional=True)
     return Manifest(
         product=fields.text("product", pattern=PRODUCT),
         version=fields.text("version", pattern=VERSION),
         sequence_number=fields.integer("sequence_number", minimum=1),
-        hardware=fields.texts("hardware", max_items=MAX_HARDWARE, pattern=HARDWARE),
+        hardware=fields.texts("hardware", min_items=1, max_items=MAX_HARDWARE, pattern=HARDWARE),
         installer=fields.text("installer", pattern=_INSTALLER),
         update_class=fields.one_of("class", UpdateClass, default=UpdateClass.FEATURE),
         image=_image(fields.object("image")),
-        payloads=tuple(_payload(item) for item in fields.objects("payloads", max_items=MAX_PAYLOADS)),
+        payloads=tuple(_payload(item) for item in fields.objects("payloads", min_items=1, max_items=MAX_PAYLOADS)),
         requires=Requires(
             min_sequence_number=requires.integer("min_sequence_number", default=0),
             min_agent=requires.integer("min_agent", default=0),

@@ -52,7 +52,7 @@ def open_envelope(value: object, *, expected_type: str) -> Envelope:
     envelope = Envelope(
         payload=fields.base64_bytes("payload", max_length=MAX_PAYLOAD_LENGTH_BYTES),
         payload_type=fields.text("payload_type"),
-        keyid=fields.text("keyid", max_length=64),
+        keyid=fields.hex_bytes("keyid", length=32).hex(),
         signature=fields.base64_bytes("signature", max_length=MAX_SIGNATURE_LENGTH_BYTES),
     )
     if envelope.payload_type != expected_type:
