@@ -1,0 +1,1 @@
+"""How the next start is chosen: the `BootControl` port, its implementations, and their table."""
