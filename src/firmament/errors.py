@@ -12,6 +12,9 @@
     + DisagreementError          trust/disagreement
     + SignatureError             trust/signature
     + AnchorMissingError         trust/anchor-missing
+    + SealedError                trust/sealed
+    + KeyWrapError               trust/key-wrap
+    + MalformedPayloadError      trust/malformed-payload
   x ApplicabilityError           applicability        authentic, but not for this device
     + ProductMismatchError       applicability/product-mismatch
     + HardwareMismatchError      applicability/hardware-mismatch
@@ -20,6 +23,8 @@
     + RequirementError           applicability/requirement
     + PreconditionError          applicability/precondition
     + NoInstallerError           applicability/no-installer
+    + PrecursorMismatchError     applicability/precursor-mismatch
+    + UnknownMethodError         applicability/unknown-method
   x TransferError                transfer             the bytes did not arrive
     + UnreachableError           transfer/unreachable
     + LengthExceededError        transfer/length-exceeded
@@ -90,6 +95,10 @@ class Retry(StrEnum):
     """Fetch fresh metadata first."""
 
 
+MAX_SHOWN_LENGTH: Final = 400
+# The longest path or reason seen in practice is below 300 characters.
+
+
 class FirmamentError(Exception):
     """Base of the tree.
 
@@ -109,9 +118,15 @@ class FirmamentError(Exception):
         self.facts: Final = facts
 
     def __str__(self) -> str:
-        """Problem, facts and hint as one or two sentences."""
-        facts = ", ".join(f"{name}={value}" for name, value in self.facts.items())
-        return f"{self.problem}{f' ({facts})' if facts else ''}. {self.hint}"
+        """Problem, facts and hint as one or two sentences, safe to show on a terminal."""
+        facts = ", ".join(f"{name}={_shown(value)}" for name, value in self.facts.items())
+        return f"{_shown(self.problem)}{f' ({facts})' if facts else ''}. {self.hint}"
+
+
+def _shown(value: object) -> str:
+    """Escape what is not printable (facts may come from an attacker), and keep it short."""
+    text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(value)[:MAX_SHOWN_LENGTH])
+    return text if len(str(value)) <= MAX_SHOWN_LENGTH else f"{text}..."
 
 
 # --- trust ---------------------------------------------------------------------------------
@@ -188,6 +203,25 @@ class AnchorMissingError(TrustError):
     hint = "Provision the device with the root metadata first; without it nothing is trusted."
 
 
+class SealedError(TrustError):
+    code = "trust/sealed"
+    exit_code = 31
+    hint = "The sealed payload was changed, cut or made with another key: publish it again, and find out who changed it."
+
+
+class KeyWrapError(TrustError):
+    code = "trust/key-wrap"
+    exit_code = 32
+    retry = Retry.AFTER_REFRESH
+    hint = "Ask the director again; if it stays, the device's wrapping key differs from the enrolled one: enrol it anew."
+
+
+class MalformedPayloadError(TrustError):
+    code = "trust/malformed-payload"
+    exit_code = 33
+    hint = "The payload is not one that the release tool makes; build it again, the whole image still installs."
+
+
 # --- applicability -------------------------------------------------------------------------
 
 
@@ -239,6 +273,19 @@ class NoInstallerError(ApplicabilityError):
     code = "applicability/no-installer"
     exit_code = 47
     hint = "Install the plug-in for this installer type on the device, or build another type."
+
+
+class PrecursorMismatchError(ApplicabilityError):
+    code = "applicability/precursor-mismatch"
+    exit_code = 48
+    retry = Retry.AFTER_REFRESH
+    hint = "The device holds another image than the delta starts from; it takes the whole image instead."
+
+
+class UnknownMethodError(ApplicabilityError):
+    code = "applicability/unknown-method"
+    exit_code = 49
+    hint = "Update the agent first or publish the image whole; it does not know this payload method."
 
 
 # --- transfer ------------------------------------------------------------------------------
