@@ -1,9 +1,11 @@
 """The port through which the engine chooses what starts next, and the boot loader's half of it.
 
-The whole protocol between agent and boot loader is five facts in one durable record: the
-*primary* slot, the *armed* one, and whether its one try was spent. In order::
+The whole protocol between agent and boot loader is two facts in a durable record: which slot is
+*primary*, and whether the other one is *whole* (a fallback if the primary cannot even be
+loaded), *armed* (to be tried once) or *spent* (never to be started). In order::
 
-    agent         arm(other)       try `other` once at the next start
+    agent         retire(other)    before its slot is written: no loader may fall back into half an image
+    agent         arm(other)       verified: try `other` once at the next start
     agent         (journal: trial)
     agent         restart()
     boot loader   start()          spend the try durably, then jump: `Loader.start`
@@ -55,11 +57,11 @@ class BootControl(Protocol):
     """The agent's half. Every method raises BootControlError, or a storage error of `durable`."""
 
     def start(self) -> None:
-        """The agent's daemon has started: a supervisor starts the program, others do nothing."""
+        """Begin with the daemon: a supervisor starts the program, others do nothing."""
         ...
 
     def stop(self) -> None:
-        """The agent's daemon ends: a supervisor stops the program, others do nothing."""
+        """End with the daemon: a supervisor stops the program, others do nothing."""
         ...
 
     def booted(self) -> Label:
@@ -79,15 +81,19 @@ class BootControl(Protocol):
         ...
 
     def arm(self, label: Label) -> None:
-        """Let `label` be tried once at the next start; it must not be booted."""
+        """Let `label` be tried once at the next start; it must be neither booted nor primary."""
+        ...
+
+    def retire(self, label: Label) -> None:
+        """Say that `label`, which must not be primary, holds nothing to start; disarm it."""
         ...
 
     def confirm(self, label: Label) -> None:
-        """Make `label`, which must be booted, primary; disarm."""
+        """Make `label`, which must be booted, primary; if it was not, the other becomes the fallback."""
         ...
 
     def revert(self, label: Label) -> None:
-        """Make `label` primary and disarm, whichever slot is booted.
+        """Make `label` primary and retire the other, whichever slot is booted.
 
         The engine must know from its journal that `label` holds a whole image.
         """
