@@ -206,14 +206,14 @@ class AnchorMissingError(TrustError):
 class SealedError(TrustError):
     code = "trust/sealed"
     exit_code = 31
-    hint = "The sealed payload was changed, cut or made with another key: publish it again, and find out who changed it."
+    hint = "The sealed payload was changed, cut or made with another key: publish it again and find out by whom."
 
 
 class KeyWrapError(TrustError):
     code = "trust/key-wrap"
     exit_code = 32
     retry = Retry.AFTER_REFRESH
-    hint = "Ask the director again; if it stays, the device's wrapping key differs from the enrolled one: enrol it anew."
+    hint = "Ask the director again; if it stays, enrol the device anew: its wrapping key is not the enrolled one."
 
 
 class MalformedPayloadError(TrustError):

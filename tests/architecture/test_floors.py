@@ -14,6 +14,7 @@ FLOOR = {
     "log": 1,
     "trust": 2,
     "protocol": 2,
+    "payload": 2,
     "release": 3,
     "server": 3,
     "agent": 3,
@@ -30,6 +31,7 @@ THIRD_PARTY = {  # the only packages outside the standard library that a floor m
     "log": set(),
     "protocol": set(),
     "trust": TUF | {"pkcs11"},
+    "payload": {"cryptography", "numpy", "hdiffpatch", "zstandard", "bsdiff4", "detools"},  # all but the first: encoder or optional
     "agent": TUF | {"urllib3"},
     "release": TUF,
 }
