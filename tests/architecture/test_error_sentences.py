@@ -43,7 +43,8 @@ def findings(source):
             continue
         if text.rstrip() != text or text.endswith((".", "!", ":", ",")):
             found.append(f"{where}: the problem ends without punctuation, str() adds it: {text!r}")
-        if not (text[:1].isupper() or text.startswith(("{}", "`", "-", "["))):
+        first = text.partition(" ")[0]  # a setting's or a field's name keeps its small letters
+        if not (text[:1].isupper() or set("_.{`-[") & set(first)):
             found.append(f"{where}: the problem begins with a capital or a name: {text!r}")
         if ". " in text:
             found.append(f"{where}: one clause; the hint of the class says what to do: {text!r}")
