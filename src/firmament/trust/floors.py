@@ -154,15 +154,18 @@ class Floors:
     ) -> None:
         """Record verified role versions and their keys, and a signed time, in one write.
 
-        Roles that are not mentioned keep their floors. Nothing is written when nothing changed.
+        Roles that are not mentioned keep their floors unless a key was revoked. Nothing is written when nothing changed.
         Raises RollbackError when a version is below its floor.
         """
         values, unknown = self._load()
         known = values.of(repository)
         for role, version in versions.items():
             known.check(role, version, keyids)
+        # A freed floor is dropped together with the keys that freed it: were only the keys replaced
+        # (the timestamp could not be fetched, say), the old floor would bind the new keys for ever.
+        kept = {role: floor for role, floor in known.versions.items() if known.lowest(role, keyids) == floor}
         new = RoleFloors(
-            versions={**known.versions, **versions},
+            versions={**kept, **versions},
             keyids={**known.keyids, **{role: tuple(sorted(ids)) for role, ids in keyids.items()}},
         )
         if len(new.versions) > MAX_ROLES:
