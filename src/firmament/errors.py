@@ -50,6 +50,7 @@
     + CorruptStateError          state/corrupt
     + NotEnrolledError           state/not-enrolled
     + TornPublishError           state/torn-publish
+    + LoopError                  state/loop
   x RequestError                 request              the caller sent something that cannot be done
     + MalformedError             request/malformed
     + TooLargeError              request/too-large
@@ -456,6 +457,12 @@ class TornPublishError(StateError):
     exit_code = 75
     retry = Retry.LATER
     hint = "An earlier publish was cut short; publish again, the old repository is still served."
+
+
+class LoopError(StateError):
+    code = "state/loop"
+    exit_code = 76
+    hint = "The same step was begun again and again without getting further; read the agent's log."
 
 
 # --- request -------------------------------------------------------------------------------
