@@ -15,7 +15,7 @@ import errno
 import os
 import shutil
 import stat
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from firmament.errors import DiskFullError, FileError, FirmamentError, ReadOnlyError, TooLargeError
 
@@ -117,6 +117,15 @@ class Disk(Protocol):
         ...
 
 
+@runtime_checkable
+class DropsCache(Protocol):
+    """A disk that can forget what it holds in memory, so that the next read comes from the storage."""
+
+    def drop_cache(self, path: Path) -> None:
+        """Forget the cached pages of a file or block device that is synced; a hint, never an error."""
+        ...
+
+
 class RealDisk:
     """`Disk` on the machine's file systems."""
 
@@ -186,6 +195,14 @@ class RealDisk:
         with mapped_errors(path):
             found = os.statvfs(path)
             return found.f_bavail * found.f_frsize
+
+    def drop_cache(self, path: Path) -> None:  # noqa: D102
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(descriptor)
 
 
 class _RealFile:
