@@ -1,0 +1,1 @@
+"""One device x one release x one try, as the server sees it."""

@@ -1,0 +1,1 @@
+"""HTTP edges of the server; they translate and decide nothing."""

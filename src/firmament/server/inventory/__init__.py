@@ -1,0 +1,1 @@
+"""Which devices there are, how they got their identity, what they run."""

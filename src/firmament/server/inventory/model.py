@@ -1,0 +1,86 @@
+"""Values of the inventory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from firmament.core.ids import DeviceId
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One enrolled device, as the server last knew it."""
+
+    row_id: int
+    tenant_id: int
+    device_id: DeviceId
+    product: str
+    hardware: str
+    identity_keyid: str
+    is_disabled: bool
+    version: str
+    sequence_number: int
+    image_digest: str
+    boot_id: str
+    attributes: bytes
+    """Canonical JSON, so that a change is seen by comparing."""
+
+    @classmethod
+    def of_row(cls, row: sqlite3.Row) -> Device:
+        """Read a row of `store.LINK_QUERY`."""
+        return cls(
+            row_id=row["id"],
+            tenant_id=row["tenant_id"],
+            device_id=row["uid"],
+            product=row["product"],
+            hardware=row["hardware"],
+            identity_keyid=row["identity_keyid"],
+            is_disabled=bool(row["disabled"]),
+            version=row["version"],
+            sequence_number=row["sequence_number"],
+            image_digest=row["image_digest"],
+            boot_id=row["boot_id"],
+            attributes=bytes(row["attributes"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRecord:
+    """One device as operators see it."""
+
+    device_id: str
+    product: str
+    hardware: str
+    serial: str
+    disabled: bool
+    version: str
+    sequence_number: int
+    image_digest: str
+    boot_id: str
+    attributes: str
+    enrolled_at: int
+    last_seen: int | None
+    row_id: int
+
+    @classmethod
+    def of_row(cls, row: sqlite3.Row) -> DeviceRecord:
+        """Read a row of `store.LIST_QUERY`."""
+        return cls(
+            device_id=row["uid"],
+            product=row["product"],
+            hardware=row["hardware"],
+            serial=row["serial"],
+            disabled=bool(row["disabled"]),
+            version=row["version"],
+            sequence_number=row["sequence_number"],
+            image_digest=row["image_digest"],
+            boot_id=row["boot_id"],
+            attributes=bytes(row["attributes"]).decode(),
+            enrolled_at=row["enrolled_at"],
+            last_seen=row["last_seen"],
+            row_id=row["id"],
+        )

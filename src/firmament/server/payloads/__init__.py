@@ -1,0 +1,1 @@
+"""Content-addressed bytes that operators upload and publishes refer to."""

@@ -1,0 +1,1 @@
+"""Who operates the fleet, with which role, and the tokens they use."""

@@ -1,0 +1,138 @@
+"""Settings of the server: section ``[server]`` of ``firmament.toml``, each with an environment twin.
+
+The twin of ``port`` is ``FIRMAMENT_SERVER_PORT``, and so on; the environment wins over the file.
+Unknown names are refused: a setting that is misspelt must not be silently ignored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from firmament.errors import FileError, SettingError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+ENVIRONMENT_PREFIX: Final = "FIRMAMENT_SERVER_"
+MAX_SETTINGS_LENGTH_BYTES: Final = 256 * 1024
+ACCESS_CHOICES: Final = ("enrolled", "public")
+
+
+def _setting(default: Any, description: str, *, minimum: float | None = None) -> Any:
+    return field(default=default, metadata={"description": description, "minimum": minimum})
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """What an administrator may change; the reference page is generated from this class."""
+
+    host: str = _setting("0.0.0.0", "Address to listen on.")  # noqa: S104 - devices are elsewhere; TLS is always on
+    port: int = _setting(4443, "TCP port; 0 lets the system choose.", minimum=0)
+    names: tuple[str, ...] = _setting(("localhost",), "DNS names in the server's certificate.")
+    addresses: tuple[str, ...] = _setting(("127.0.0.1",), "IP addresses in the server's certificate.")
+    certificate: str = _setting("", "PEM chain of a given server certificate; empty: from the own CA.")
+    certificate_key: str = _setting("", "PEM private key of the given certificate.")
+    repository_access: str = _setting(
+        "enrolled", "Who may fetch metadata and payloads: `enrolled` devices, or `public` for a CDN."
+    )
+    poll_interval_s: int = _setting(1800, "When a device with nothing to do should ask again.", minimum=1)
+    poll_interval_active_s: int = _setting(60, "When a device with an open attempt should ask again.", minimum=1)
+    signer_user: str = _setting("", "System user of the isolated signer when the server starts as root.")
+    device_certificate_days: int = _setting(3650, "Life of a device certificate.", minimum=1)
+    max_blob_bytes: int = _setting(64 * 1024**3, "Longest payload that may be uploaded.", minimum=1)
+    min_free_bytes: int = _setting(256 * 1024**2, "Uploads are refused when less would stay free.", minimum=0)
+    max_connections: int = _setting(10_000, "Open connections in all.", minimum=1)
+    max_downloads: int = _setting(256, "Payload downloads at the same time, in all.", minimum=1)
+    max_downloads_per_device: int = _setting(4, "Payload downloads at the same time, per device.", minimum=1)
+    min_download_bytes_per_s: int = _setting(256, "A reader below this rate is cut off.", minimum=1)
+    address_requests_per_s: float = _setting(200.0, "Requests from one address, sustained.", minimum=0.001)
+    address_burst: int = _setting(1000, "Requests from one address at once.", minimum=1)
+    device_requests_per_s: float = _setting(20.0, "Requests of one device, sustained.", minimum=0.001)
+    device_burst: int = _setting(200, "Requests of one device at once.", minimum=1)
+    enrolments_per_s: float = _setting(5.0, "Enrolments from one address, sustained.", minimum=0.001)
+    enrolment_burst: int = _setting(100, "Enrolments from one address at once.", minimum=1)
+    logins_per_minute: float = _setting(10.0, "Sign-in attempts from one address, sustained.", minimum=0.001)
+    login_burst: int = _setting(10, "Sign-in attempts from one address at once.", minimum=1)
+    header_deadline_s: float = _setting(15.0, "A request's headers must be complete within this time.", minimum=0.1)
+    body_deadline_s: float = _setting(30.0, "A small request body must be complete within this time.", minimum=0.1)
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        for setting in dataclasses.fields(self):
+            minimum = setting.metadata["minimum"]
+            value = getattr(self, setting.name)
+            if minimum is not None and value < minimum:
+                raise SettingError("A setting is too low", setting=setting.name, found=value, minimum=minimum)
+        if self.repository_access not in ACCESS_CHOICES:
+            raise SettingError(
+                "repository_access is not one of the known words",
+                found=self.repository_access,
+                known=" ".join(ACCESS_CHOICES),
+            )
+        if bool(self.certificate) != bool(self.certificate_key):
+            raise SettingError("A given certificate needs both `certificate` and `certificate_key`")
+
+
+def read_settings(path: Path, environment: Mapping[str, str]) -> ServerSettings:
+    """Read the file's ``[server]`` section and the environment; raises FileError or SettingError."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_SETTINGS_LENGTH_BYTES + 1)
+    except OSError as error:
+        raise FileError(
+            "This is not a server's directory; make one with `firmament server init`",
+            path=path,
+            reason=error.strerror or error,
+        ) from error
+    if len(data) > MAX_SETTINGS_LENGTH_BYTES:
+        raise SettingError("The settings file is longer than allowed", path=path, limit_bytes=MAX_SETTINGS_LENGTH_BYTES)
+    try:
+        section = tomllib.loads(data.decode()).get("server", {})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingError("The settings file is not valid TOML", path=path, reason=error) from error
+    if not isinstance(section, dict):
+        raise SettingError("[server] must be a section", path=path)
+    known = {setting.name: setting for setting in dataclasses.fields(ServerSettings)}
+    values: dict[str, Any] = {}
+    for name, value in section.items():
+        if name not in known:
+            raise SettingError("There is no such setting", path=path, setting=f"server.{name}")
+        values[name] = _typed(name, value, known[name].default)
+    for name, setting in known.items():
+        text = environment.get(ENVIRONMENT_PREFIX + name.upper())
+        if text is not None:
+            values[name] = _from_text(name, text, setting.default)
+    return ServerSettings(**values)
+
+
+def _typed(name: str, value: object, default: object) -> object:
+    if isinstance(default, tuple):
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+    elif isinstance(default, float):
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    elif type(value) is type(default):
+        return value
+    raise SettingError("A setting has the wrong type", setting=f"server.{name}", expected=type(default).__name__)
+
+
+def _from_text(name: str, text: str, default: object) -> object:
+    try:
+        if isinstance(default, tuple):
+            return tuple(item.strip() for item in text.split(",") if item.strip())
+        if isinstance(default, int):
+            return int(text)
+        if isinstance(default, float):
+            return float(text)
+    except ValueError as error:
+        raise SettingError(
+            "An environment variable has the wrong type",
+            variable=ENVIRONMENT_PREFIX + name.upper(),
+            expected=type(default).__name__,
+        ) from error
+    return text

@@ -1,0 +1,245 @@
+"""The isolated online signer: ``python -m firmament.server.signer DIRECTORY``.
+
+It alone reads the keys of snapshot and timestamp. It speaks a tiny typed protocol over its
+standard input, a socket pair made by its parent; end of file ends it. It signs versions that go
+up and nothing else: what it signed last is recorded durably *before* an answer leaves (a number
+that was recorded and not used is harmless, one used and not recorded is not), so that a parent
+that was taken over, or a directory restored from an old backup, cannot make it go back
+(trust.md §10, cases 1 to 4 and 64).
+
+Messages are canonical JSON after a 4-byte big-endian length.
+``{"op": "publish", "versions": {role: n}}`` makes the next snapshot and timestamp;
+``{"op": "refresh", "snapshot": n, "versions": {...}}`` renews what is about to expire, given what
+is served now; ``{"op": "public"}`` names the keys.
+Answers: ``{"files": {name: text}, ...}`` or ``{"error": code, "problem": ..., "facts": {...}}``.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from firmament.core import canonical
+from firmament.core.clock import Clock, SystemClock
+from firmament.core.fields import Fields, format_time
+from firmament.core.ids import PRODUCT, check
+from firmament.durable import RealDisk, read_file, replace_durably
+from firmament.errors import (
+    CorruptStateError,
+    FirmamentError,
+    MalformedError,
+    RollbackError,
+    TooLargeError,
+    TornPublishError,
+)
+from firmament.server.keys import load_signer
+from firmament.trust import repository
+from firmament.trust.roles import SNAPSHOT_LIFETIME, TIMESTAMP_LIFETIME
+
+if TYPE_CHECKING:
+    from securesystemslib.signer import Signer
+
+    from firmament.durable import Disk
+
+SNAPSHOT_RENEW_BEFORE: Final = timedelta(days=7)
+TIMESTAMP_RENEW_AFTER: Final = timedelta(days=1)
+"""trust.md §3.1: a timestamp lives 3 days and is made anew daily, so two missed days are harmless."""
+MAX_MESSAGE_LENGTH_BYTES: Final = 4 * 1024 * 1024
+# A snapshot of 10 000 roles is 300 KiB (trust.md §1.4).
+STATE: Final = "state.json"
+MAX_STATE_LENGTH_BYTES: Final = 2 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SignerState:
+    """What was signed last; versions never fall."""
+
+    snapshot: int = 0
+    timestamp: int = 0
+    versions: dict[str, int] = field(default_factory=dict)
+    snapshot_at: datetime | None = None
+    timestamp_at: datetime | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Write for the state file."""
+        return {
+            "v": 1,
+            "snapshot": self.snapshot,
+            "timestamp": self.timestamp,
+            "versions": self.versions,
+            "snapshot_at": format_time(self.snapshot_at) if self.snapshot_at else None,
+            "timestamp_at": format_time(self.timestamp_at) if self.timestamp_at else None,
+        }
+
+
+def decode_state(data: bytes) -> SignerState:
+    """Read the state file; raises CorruptStateError: a signer that forgot must not start at 1."""
+    try:
+        fields = Fields(canonical.decode_object(data, limit_bytes=MAX_STATE_LENGTH_BYTES, what="state"), what="state")
+        versions = fields.object("versions")
+        return SignerState(
+            snapshot=fields.integer("snapshot"),
+            timestamp=fields.integer("timestamp"),
+            versions={name: versions.integer(name) for name in versions.value},
+            snapshot_at=fields.maybe("snapshot_at", fields.time),
+            timestamp_at=fields.maybe("timestamp_at", fields.time),
+        )
+    except (MalformedError, TooLargeError) as error:
+        raise CorruptStateError("The signer's state cannot be read", reason=error.problem) from error
+
+
+class OnlineSigner:
+    """Snapshot and timestamp keys, and the memory of what they signed."""
+
+    def __init__(self, disk: Disk, directory: Path, clock: Clock) -> None:
+        self._disk = disk
+        self._path = directory / STATE
+        self._clock = clock
+        self._snapshot: Signer = load_signer(disk, directory / "snapshot.pem")
+        self._timestamp: Signer = load_signer(disk, directory / "timestamp.pem")
+        exists = disk.exists(self._path)
+        self.state = (
+            decode_state(read_file(disk, self._path, limit_bytes=MAX_STATE_LENGTH_BYTES)) if exists else SignerState()
+        )
+
+    def public(self) -> dict[str, Any]:
+        """Name the keys."""
+        return {"snapshot": self._snapshot.public_key.keyid, "timestamp": self._timestamp.public_key.keyid}
+
+    def publish(self, versions: dict[str, int]) -> dict[str, Any]:
+        """Sign the next snapshot over these role versions, and a timestamp over it.
+
+        Raises RollbackError when a role's version falls or a role disappears: devices refuse a
+        snapshot that lost an entry (trust.md §9, pitfall 6).
+        """
+        for role, version in self.state.versions.items():
+            if versions.get(role, 0) < version:
+                raise RollbackError(
+                    "The signer signed a higher version before", role=role, signed=version, got=versions.get(role, 0)
+                )
+        now = self._clock.now()
+        return self._sign(
+            replace(self.state, versions=dict(versions), snapshot=self.state.snapshot + 1, snapshot_at=now), now
+        )
+
+    def refresh(self, snapshot: int, versions: dict[str, int]) -> dict[str, Any]:
+        """Sign anew what is about to expire; nothing if all is fresh or nothing was published yet.
+
+        `snapshot` and `versions` are what is served. When something newer was signed than is
+        served, a publish was cut short: a new snapshot over what is served if that goes back for
+        no role, else TornPublishError, until the author publishes again.
+        """
+        state, now = self.state, self._clock.now()
+        if state.timestamp_at is None or state.snapshot_at is None:
+            return {"files": {}}
+        if snapshot != state.snapshot:
+            try:
+                return self.publish(versions)
+            except RollbackError as error:
+                raise TornPublishError(
+                    "What was signed last is not what is served", signed=state.snapshot, served=snapshot
+                ) from error
+        if now >= state.snapshot_at + SNAPSHOT_LIFETIME - SNAPSHOT_RENEW_BEFORE:
+            return self._sign(replace(state, snapshot=state.snapshot + 1, snapshot_at=now), now)
+        if now >= state.timestamp_at + TIMESTAMP_RENEW_AFTER:
+            return self._sign(state, now)
+        return {"files": {}}
+
+    def _sign(self, state: SignerState, now: datetime) -> dict[str, Any]:
+        state = replace(state, timestamp=state.timestamp + 1, timestamp_at=now)
+        replace_durably(self._disk, self._path, canonical.encode(state.to_json()))
+        is_new_snapshot = state.snapshot != self.state.snapshot
+        self.state = state
+        files: dict[str, str] = {}
+        if is_new_snapshot:
+            snapshot = repository.make_snapshot(
+                version=state.snapshot, expires_at=now + SNAPSHOT_LIFETIME, versions=state.versions
+            )
+            repository.sign(snapshot, self._snapshot)
+            files[repository.file_name("snapshot", snapshot)] = repository.encode(snapshot).decode()
+        timestamp = repository.make_timestamp(
+            version=state.timestamp, expires_at=now + TIMESTAMP_LIFETIME, snapshot_version=state.snapshot
+        )
+        repository.sign(timestamp, self._timestamp)
+        files[repository.TIMESTAMP_FILE] = repository.encode(timestamp).decode()
+        return {"files": files, "snapshot_version": state.snapshot, "timestamp_version": state.timestamp}
+
+
+def answer(signer: OnlineSigner, message: bytes) -> dict[str, Any]:
+    """Answer one message; an error becomes an answer too."""
+    try:
+        fields = Fields(
+            canonical.decode_object(message, limit_bytes=MAX_MESSAGE_LENGTH_BYTES, what="request"), what="request"
+        )
+        match fields.text("op"):
+            case "publish":
+                return signer.publish(_versions(fields))
+            case "refresh":
+                return signer.refresh(fields.integer("snapshot"), _versions(fields))
+            case "public":
+                return signer.public()
+            case other:
+                raise MalformedError("The signer knows no such operation", op=other)
+    except FirmamentError as error:
+        facts = {name: str(value) for name, value in error.facts.items()}
+        return {"error": error.code, "problem": error.problem, "facts": facts}
+
+
+def _versions(fields: Fields) -> dict[str, int]:
+    versions = fields.object("versions")
+    return {check(role, PRODUCT, what="The role"): versions.integer(role, minimum=1) for role in versions.value}
+
+
+def serve(connection: socket.socket, signer: OnlineSigner) -> None:
+    """Answer until the parent closes its end."""
+    while (message := receive(connection)) is not None:
+        send(connection, canonical.encode(answer(signer, message)))
+
+
+def receive(connection: socket.socket) -> bytes | None:
+    """Read one framed message; None at the end; raises TooLargeError."""
+    header = _exactly(connection, 4)
+    if header is None:
+        return None
+    length = int.from_bytes(header)
+    if length > MAX_MESSAGE_LENGTH_BYTES:
+        raise TooLargeError("A message to the signer is too long", length_bytes=length)
+    return _exactly(connection, length)
+
+
+def send(connection: socket.socket, message: bytes) -> None:
+    """Write one framed message."""
+    connection.sendall(len(message).to_bytes(4) + message)
+
+
+def _exactly(connection: socket.socket, length: int) -> bytes | None:
+    parts = bytearray()
+    while len(parts) < length:
+        part = connection.recv(length - len(parts))
+        if not part:
+            return None
+        parts += part
+    return bytes(parts)
+
+
+def main() -> int:
+    """Serve the parent on standard input until it goes away."""
+    directory = Path(sys.argv[1]).absolute()
+    connection = socket.socket(fileno=0)
+    try:
+        signer = OnlineSigner(RealDisk(), directory, SystemClock())
+    except FirmamentError as error:
+        facts = {name: str(value) for name, value in error.facts.items()}
+        send(connection, canonical.encode({"error": error.code, "problem": error.problem, "facts": facts}))
+        return error.exit_code
+    send(connection, canonical.encode({"ready": signer.public()}))
+    serve(connection, signer)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
