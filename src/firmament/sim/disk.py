@@ -63,6 +63,8 @@ class SimDisk:
         self.before: Callable[[Operation], None] | None = None
         """Called before each change; a sweep takes its copies here."""
         self.is_on = True
+        self._torn: tuple[int, Callable[[], _File]] | None = None
+        """What the operation that is about to happen would leave half done."""
         self._nodes: dict[int, _Node] = {ROOT: _Directory({}, {})}
         self._next = ROOT + 1
 
@@ -82,13 +84,18 @@ class SimDisk:
         self.is_on = True
         self.cut = None
 
-    def cut_at(self, operation: Operation, survives: Survives, torn: _Node | None, node: int | None) -> None:
-        """Forget what a cut in the middle of `operation` makes this disk forget, and stay off."""
-        if survives is Survives.TORN and torn is not None and node is not None:
-            self._nodes[node] = torn
+    def after_cut(self, survives: Survives) -> SimDisk:
+        """Return what a cut right here would leave, as a disk of its own; for the observer `before`."""
+        twin = self.clone()
+        twin._torn = self._torn  # noqa: SLF001 - its own class
+        twin._fall(survives)  # noqa: SLF001 - its own class
+        return twin
+
+    def _fall(self, survives: Survives) -> None:
+        if survives is Survives.TORN and self._torn is not None:
+            number, half_done = self._torn
+            self._nodes[number] = half_done()
         self.lose_power(survives)
-        self.is_on = False
-        raise PowerCut(f"at operation {operation.number}: {operation.kind} {operation.path}")
 
     def put(self, path: Path, data: bytes, *, mode: int = 0o644, is_device: bool = False) -> None:
         """Set up a file, durable at once, that counts no operation; a device has a fixed length."""
@@ -256,7 +263,7 @@ class SimDisk:
     # --- operations ------------------------------------------------------------------------
 
     def _operate(
-        self, kind: Kind, path: Path, *, grows_bytes: int = 0, torn: _Node | None = None, node: int | None = None
+        self, kind: Kind, path: Path, *, grows_bytes: int = 0, torn: tuple[int, Callable[[], _File]] | None = None
     ) -> None:
         if not self.is_on:
             raise PowerCut("the power is off")
@@ -265,10 +272,14 @@ class SimDisk:
             fault.strike(operation)
         if grows_bytes > 0 and self._used_bytes() + grows_bytes > self.capacity_bytes:
             raise DiskFullError("No space is left", path=path, free_bytes=self.free_bytes(path))
+        self._torn = torn
         if self.before is not None:
             self.before(operation)
         if self.cut is not None and self.cut.at == self.operations:
-            self.cut_at(operation, self.cut.survives, torn, node)
+            self._fall(self.cut.survives)
+            self.is_on = False
+            raise PowerCut(f"at operation {operation.number}: {operation.kind} {operation.path}")
+        self._torn = None
         self.operations += 1
 
     def _read(self, path: Path) -> None:
@@ -367,9 +378,8 @@ class SimDisk:
         if node.is_device and end > len(node.now):
             raise DiskFullError("No space is left", path=path, reason="end of the device")
         half = data[: len(data) // 2]
-        torn = replace(node, now=_overwritten(node.now, offset, half))
-        grows = max(0, end - len(node.now))
-        self._operate(Kind.WRITE, path, grows_bytes=grows, torn=torn, node=number)
+        torn = (number, lambda: replace(node, now=_overwritten(node.now, offset, half)))
+        self._operate(Kind.WRITE, path, grows_bytes=max(0, end - len(node.now)), torn=torn)
         self._nodes[number] = replace(node, now=_overwritten(node.now, offset, data))
 
     def truncate(self, number: int, path: Path, length_bytes: int) -> None:
@@ -383,8 +393,7 @@ class SimDisk:
     def sync(self, number: int, path: Path) -> None:
         """Make a node's bytes durable; see `durable.Writer`."""
         node = self._bytes_of(number)
-        torn = replace(node, now=_half_written_back(node))
-        self._operate(Kind.SYNC, path, torn=torn, node=number)
+        self._operate(Kind.SYNC, path, torn=(number, lambda: replace(node, now=_half_written_back(node))))
         self._nodes[number] = replace(node, durable=node.now)
 
     def read(self, number: int, path: Path, offset: int, length_bytes: int) -> bytes:
