@@ -1,0 +1,88 @@
+"""A choice in a record of our own: two copies, each with a checksum, each replaced durably.
+
+Used where the boot loader is ours (the simulator, the supervisor). While one copy is being
+replaced the other is whole; afterwards both say the same, so that losing either loses nothing.
+A record that was never written is the default choice; two damaged copies are an error.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Final
+
+from firmament.agent.bootctl.choice import Choice, Other, decide
+from firmament.agent.slots.port import Label
+from firmament.core import canonical
+from firmament.core.fields import Fields
+from firmament.durable import read_file, replace_durably
+from firmament.errors import BootControlError, FirmamentError
+from firmament.log import logger
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from firmament.durable import Disk
+
+log = logger("agent.bootctl")
+
+COPIES: Final = ("boot.a", "boot.b")
+MAX_LENGTH_BYTES: Final = 4096
+# A record is 80 bytes; one block leaves room for fields of later agents.
+_HEADER: Final = b"firmament-boot/1 "
+
+
+class RecordStore:
+    """`ChoiceStore` in two files under `directory`."""
+
+    def __init__(self, disk: Disk, directory: Path) -> None:
+        self._disk = disk
+        self._directory = directory
+
+    def load(self) -> Choice:  # noqa: D102 - see ChoiceStore
+        return self._load()[0]
+
+    def store(self, choice: Choice) -> None:  # noqa: D102
+        # A cut between the copies leaves the second one older: its generation is lower.
+        data = encode(choice, self._load()[1] + 1)
+        self._disk.make_directory(self._directory)
+        for name in COPIES:
+            replace_durably(self._disk, self._directory / name, data)
+
+    def _load(self) -> tuple[Choice, int]:
+        found: list[tuple[Choice, int]] = []
+        damaged: list[str] = []
+        for name in COPIES:
+            path = self._directory / name
+            if not self._disk.exists(path):
+                continue
+            try:
+                found.append(decode(read_file(self._disk, path, limit_bytes=MAX_LENGTH_BYTES)))
+            except FirmamentError as error:
+                damaged.append(name)
+                log.warning("bootctl.copy-damaged", path=str(path), code=error.code, problem=error.problem)
+        if not found and damaged:
+            raise BootControlError("The boot record cannot be read", directory=self._directory, damaged=damaged)
+        return max(found, key=lambda item: item[1], default=(Choice(), 0))
+
+
+def encode(choice: Choice, generation: int) -> bytes:
+    """Return a copy of the record: one line with a checksum, one line of canonical JSON."""
+    body = canonical.encode({"primary": choice.primary, "other": choice.other, "generation": generation})
+    return _HEADER + b"%08x\n" % zlib.crc32(body) + body
+
+
+def decode(data: bytes) -> tuple[Choice, int]:
+    """Read one copy; raises BootControlError or MalformedError."""
+    head, _, body = data.partition(b"\n")
+    if head != _HEADER + b"%08x" % zlib.crc32(body):
+        raise BootControlError("The checksum of a copy of the boot record is wrong")
+    fields = Fields(canonical.decode_object(body, limit_bytes=MAX_LENGTH_BYTES, what="boot record"), what="boot record")
+    choice = Choice(fields.one_of("primary", Label), fields.one_of("other", Other))
+    return choice, fields.integer("generation")
+
+
+def decide_bytes(data: bytes) -> tuple[Label, bytes]:
+    """Return what a loader starts that finds this copy, and the copy it must write first."""
+    choice, generation = decode(data)
+    label, after = decide(choice)
+    return label, data if after == choice else encode(after, generation + 1)
