@@ -1,0 +1,1 @@
+"""The demonstration: the whole main job with real commands, real processes and real input."""
