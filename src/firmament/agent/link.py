@@ -1,0 +1,241 @@
+"""The server as the install machine sees it, with everything verified before it answers.
+
+`ServerLink` joins the parts: one poll over the transport, the verification walk over both
+repositories (trust/walk.py, whose steps are numbered), payload bytes, signed reports. It holds
+no state between calls but what the floors and the metadata caches on disk hold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from firmament.agent.fetch import read_body, require_success
+from firmament.agent.ports import Answer, Offer
+from firmament.agent.resume import TransportSource
+from firmament.core import canonical
+from firmament.errors import MalformedError, TooLargeError, TransferError
+from firmament.log import logger
+from firmament.protocol.v1 import paths
+from firmament.protocol.v1.envelope import REPORT_TYPE, Envelope, pre_authentication_encoding
+from firmament.protocol.v1.messages import (
+    AGENT_LEVEL,
+    MAX_POLL_REPLY_LENGTH_BYTES,
+    MAX_REPORTS,
+    MAX_REQUEST_LENGTH_BYTES,
+    NONCE_LENGTH_BYTES,
+    PollRequest,
+    ReportBatch,
+    decode_poll_reply,
+    decode_report_reply,
+)
+from firmament.trust.client import DirectorClient, TrustedClient
+from firmament.trust.walk import BEGINNING, Device, verify_director, verify_image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from firmament.agent.ports import Running, Transport
+    from firmament.core.clock import Clock
+    from firmament.core.ids import DeviceId
+    from firmament.core.manifest import Payload
+    from firmament.durable import Disk
+    from firmament.protocol.v1.messages import PollReply, Report
+    from firmament.trust.device_keys import IdentityKey
+    from firmament.trust.floors import Floors
+
+log = logger("agent.link")
+
+MAX_REPLY_LENGTH_BYTES: Final = MAX_REQUEST_LENGTH_BYTES
+JSON: Final = {"Content-Type": "application/json"}
+WHOLE: Final = frozenset({"whole/1"})
+_BATCH_BYTES: Final = MAX_REQUEST_LENGTH_BYTES - 1024
+"""What the envelopes of one batch may add up to; the rest is the batch's own JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """What a device knows about itself and its server after enrolment."""
+
+    device_id: DeviceId
+    product: str
+    hardware: str
+    server_url: str
+    repository_url: str
+    """Base of the image repository, ending before ``metadata/`` and ``targets/``."""
+    image_root: bytes
+    director_root: bytes
+    metadata_directory: Path
+    """Holds the caches ``image/`` and ``director/``."""
+
+    @property
+    def image_metadata_url(self) -> str:
+        """Where ``timestamp.json`` of the image repository is."""
+        return f"{self.repository_url}/metadata/"
+
+    @property
+    def image_targets_url(self) -> str:
+        """Where payloads are."""
+        return f"{self.repository_url}/targets/"
+
+
+def repository_of(server_url: str) -> str:
+    """Return the image repository that the server itself serves."""
+    return server_url.rstrip("/") + paths.IMAGE_METADATA.removesuffix("/metadata/")
+
+
+@dataclass
+class ServerLink:
+    """`ports.Link` over a transport."""
+
+    relation: Relation
+    key: IdentityKey
+    transport: Transport
+    disk: Disk
+    clock: Clock
+    floors: Floors
+    methods: frozenset[str] = WHOLE
+    payload_deadline_s: float = 86_400
+    nonce: Callable[[], bytes] = field(default=lambda: secrets.token_bytes(NONCE_LENGTH_BYTES))
+
+    def poll(self, running: Running) -> Answer:
+        """Ask and verify; see `ports.Link`. Nothing is fetched beyond what the walk needs."""
+        nonce = self.nonce()
+        reply = self._ask(running, nonce)
+        director = DirectorClient(
+            disk=self.disk,
+            directory=self.relation.metadata_directory / "director",
+            anchor=self.relation.director_root,
+            source=_ReplySource(reply, self._source()),
+            floors=self.floors,
+            metadata_url=self._url(paths.DIRECTOR_METADATA),
+            reference_time=BEGINNING,
+        )
+        issued_at, assignment = verify_director(director, nonce=nonce, device_id=self.relation.device_id)
+        if assignment is None:
+            return Answer(None, reply.poll_after_s, issued_at)
+        values = self.floors.load()
+        image = TrustedClient(
+            disk=self.disk,
+            directory=self.relation.metadata_directory / "image",
+            anchor=self.relation.image_root,
+            source=self._source(),
+            floors=self.floors,
+            metadata_url=self.relation.image_metadata_url,
+            targets_url=self.relation.image_targets_url,
+            reference_time=max(filter(None, (issued_at, values.time))),
+        )
+        release = verify_image(
+            image,
+            assignment,
+            device=Device(
+                device_id=self.relation.device_id,
+                product=self.relation.product,
+                hardware=self.relation.hardware,
+                agent_level=AGENT_LEVEL,
+                methods=self.methods,
+                sequence_number=running.sequence_number,
+                sequence_floor=values.sequence_number,
+                image_digest=running.image_digest,
+            ),
+        )
+        offer = Offer(assignment.attempt_id, release.manifest, release.payload, assignment.key_wrap, issued_at)
+        return Answer(offer, reply.poll_after_s, issued_at)
+
+    def open_payload(self, payload: Payload, *, offset: int) -> Iterator[bytes]:
+        """Yield payload bytes from `offset`, continuing over dropped connections; see `ports.Link`.
+
+        The address follows from the signed digest alone, so that an attempt can go on after a
+        restart without asking again. Raises RangeError when the bytes must be fetched from 0.
+        """
+        directory, _, name = payload.target.rpartition("/")
+        url = f"{self.relation.image_targets_url}{directory}/{payload.digest.hex}.{name}"
+        return self._source().stream(url, offset=offset, length_bytes=payload.length_bytes)
+
+    def send(self, reports: Sequence[Report]) -> Sequence[int]:
+        """Sign and deliver reports, oldest first; see `ports.Link`."""
+        accepted: list[int] = []
+        for batch in _batches([self._sealed(report) for report in reports]):
+            url = self._url(paths.REPORT)
+            reply = self._post(url, canonical.encode(ReportBatch(batch).to_json()), limit_bytes=MAX_REPLY_LENGTH_BYTES)
+            with _readable(url):
+                accepted += decode_report_reply(reply).accepted
+        sent = {report.report_number for report in reports}
+        return [number for number in accepted if number in sent]
+
+    def _ask(self, running: Running, nonce: bytes) -> PollReply:
+        request = PollRequest(
+            nonce=nonce,
+            version=running.version,
+            sequence_number=running.sequence_number,
+            image_digest=running.image_digest,
+            boot_id=running.boot_id,
+            attributes=dict(running.attributes),
+            methods=tuple(sorted(self.methods)),
+        )
+        url = self._url(paths.POLL)
+        data = self._post(url, canonical.encode(request.to_json()), limit_bytes=MAX_POLL_REPLY_LENGTH_BYTES)
+        with _readable(url):
+            return decode_poll_reply(data)
+
+    def _post(self, url: str, body: bytes, *, limit_bytes: int) -> bytes:
+        response = self.transport.request("POST", url, body=body, headers=JSON)
+        require_success(response, url)
+        return read_body(response, limit_bytes=limit_bytes, url=url)
+
+    def _sealed(self, report: Report) -> dict[str, object]:
+        payload = canonical.encode(report.to_json())
+        signature = self.key.sign(pre_authentication_encoding(REPORT_TYPE, payload))
+        return Envelope(payload, REPORT_TYPE, self.key.keyid, signature).to_json()
+
+    def _url(self, path: str) -> str:
+        return self.relation.server_url.rstrip("/") + path
+
+    def _source(self) -> TransportSource:
+        return TransportSource(self.transport, self.clock, payload_deadline_s=self.payload_deadline_s)
+
+
+class _ReplySource:
+    """The director's repository: the three files of one reply, and its root chain from the server."""
+
+    def __init__(self, reply: PollReply, roots: TransportSource) -> None:
+        self._files = {"timestamp": reply.timestamp, "snapshot": reply.snapshot, "targets": reply.targets}
+        self._roots = roots
+
+    def fetch(self, url: str, *, limit_bytes: int) -> bytes:
+        """Return a file of the reply by its role, whatever version is asked: the walk checks it."""
+        role = url.rpartition("/")[2].removesuffix(".json").rpartition(".")[2]
+        if role in self._files:
+            return self._files[role].encode()
+        return self._roots.fetch(url, limit_bytes=limit_bytes)
+
+    def stream(self, url: str, *, offset: int, length_bytes: int) -> Iterator[bytes]:
+        """Refuse: a director serves no targets."""
+        message = f"the director has no targets to fetch: {url} {offset} {length_bytes}"
+        raise RuntimeError(message)
+
+
+@contextlib.contextmanager
+def _readable(url: str) -> Iterator[None]:
+    """Say that an answer that cannot be read is a fault of the transfer, not of our request."""
+    try:
+        yield
+    except (MalformedError, TooLargeError) as error:
+        raise TransferError("The server's answer cannot be read", url=url, reason=error.problem) from error
+
+
+def _batches(envelopes: Sequence[dict[str, object]]) -> Iterator[tuple[dict[str, object], ...]]:
+    batch: list[dict[str, object]] = []
+    length = 0
+    for envelope in envelopes:
+        size = len(canonical.encode(envelope)) + 1
+        if batch and (len(batch) >= MAX_REPORTS or length + size > _BATCH_BYTES):
+            yield tuple(batch)
+            batch, length = [], 0
+        batch.append(envelope)
+        length += size
+    if batch:
+        yield tuple(batch)
