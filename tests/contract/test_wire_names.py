@@ -1,0 +1,96 @@
+"""Names on the wire, in journals and in scripts are for ever: additions pass, changes fail (house rule 12).
+
+`wire_names.json` holds what was published. `make docs` pins additions (it runs this file as a script,
+which refuses to drop or change anything).
+"""
+
+import dataclasses
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+
+from firmament.core import manifest
+from firmament.errors import error_classes
+from firmament.protocol import status
+from firmament.protocol.v1 import envelope, messages, paths
+
+SNAPSHOT = Path(__file__).with_name("wire_names.json")
+
+
+def words(kind: type[StrEnum]) -> dict[str, str]:
+    return {member.value: member.name for member in kind}
+
+
+def fields(cls: type) -> dict[str, str]:
+    return {field.name: str(field.type) for field in dataclasses.fields(cls)}
+
+
+def current() -> dict[str, dict[str, object]]:
+    """Every published name that exists now."""
+    return {
+        "attempt statuses": words(status.AttemptStatus),
+        "outcomes": words(status.Outcome),
+        "update classes": words(manifest.UpdateClass),
+        "paths": {name: value for name, value in vars(paths).items() if name.isupper()},
+        "payload types": {"report": envelope.REPORT_TYPE},
+        "manifest": fields(manifest.Manifest),
+        "manifest.payloads[]": fields(manifest.Payload),
+        "manifest.requires": fields(manifest.Requires),
+        "manifest.preconditions": fields(manifest.Preconditions),
+        **{
+            f"message {cls.__name__}": fields(cls)
+            for cls in (
+                messages.EnrolRequest,
+                messages.EnrolReply,
+                messages.PollRequest,
+                messages.PollReply,
+                messages.Report,
+                messages.ReportBatch,
+                messages.ReportReply,
+                envelope.Envelope,
+            )
+        },
+        "error codes": {
+            cls.code: f"{cls.__name__} exit {cls.exit_code} status {cls.http_status}" for cls in error_classes()
+        },
+        "versions": {
+            "protocol": messages.PROTOCOL_VERSION,
+            "manifest": manifest.MANIFEST_VERSION,
+        },
+    }
+
+
+def changes(published: dict, now: dict) -> list[str]:
+    found = []
+    for group, names in published.items():
+        for name, value in names.items():
+            if name not in now.get(group, {}):
+                found.append(f"{group}: {name} is gone")
+            elif now[group][name] != value:
+                found.append(f"{group}: {name} was {value}, is {now[group][name]}")
+    return found
+
+
+def test_nothing_published_was_changed():
+    assert changes(json.loads(SNAPSHOT.read_text()), current()) == []
+
+
+def test_the_rule_finds_what_it_should():
+    published = {"g": {"a": 1, "b": 2, "c": 3}}
+    assert changes(published, {"g": {"a": 1, "b": 9, "d": 4}}) == ["g: b was 2, is 9", "g: c is gone"]
+    assert changes(published, {}) == ["g: a is gone", "g: b is gone", "g: c is gone"]
+    assert changes(published, {"g": {"a": 1, "b": 2, "c": 3, "new": 4}, "h": {}}) == []
+
+
+def main() -> int:
+    published = json.loads(SNAPSHOT.read_text()) if SNAPSHOT.exists() else {}
+    if found := changes(published, current()):
+        sys.stderr.write("\n".join(found) + "\nA published name is never changed; nothing was written.\n")
+        return 1
+    SNAPSHOT.write_text(json.dumps(current(), indent=1, ensure_ascii=False) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
