@@ -60,6 +60,7 @@
     + ForbiddenError             request/forbidden
     + RateLimitedError           request/rate-limited
     + OverloadedError            request/overloaded
+    + EnrolmentTokenError        request/enrolment-token
   x PolicyError                  policy               allowed in principle, not now
     + WaitingForConsentError     policy/waiting-for-consent
     + OutsideWindowError         policy/outside-window
@@ -530,6 +531,13 @@ class OverloadedError(RequestError):
     http_status = 503
     retry = Retry.LATER
     hint = "The server is busy; wait as long as Retry-After says."
+
+
+class EnrolmentTokenError(RequestError):
+    code = "request/enrolment-token"
+    exit_code = 89
+    http_status = 401
+    hint = "Make a new token for this device with `firmament device token`."
 
 
 # --- policy --------------------------------------------------------------------------------

@@ -227,8 +227,9 @@ def replies(effects: Sequence[Effect]) -> Reply:
 
 
 def _should_remember_boot(attempt: OpenAttempt, to: AttemptState) -> bool:
-    # Before the trial the device may reboot for other reasons; the last boot before it counts.
-    return to in {AttemptState.FETCHING, AttemptState.VERIFIED, AttemptState.STAGED} and not is_finished(attempt.state)
+    # A device may reboot for other reasons before it fetches. Later reports are not used: after a
+    # power cut a queued "staged" can be signed by the boot that already runs the new image.
+    return to is AttemptState.FETCHING and not is_finished(attempt.state)
 
 
 def _ignored(report: Report, reason: str) -> Note:

@@ -1,0 +1,232 @@
+"""Assigning releases to devices, and writing down what the device link decided."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import TYPE_CHECKING, Final
+
+from firmament.core.ids import AttemptId
+from firmament.errors import (
+    ConflictError,
+    HardwareMismatchError,
+    NotFoundError,
+    ProductMismatchError,
+    ReplayError,
+    RollbackError,
+)
+from firmament.server import device_link, events
+from firmament.server.attempts.machine import FINAL, AttemptState, move
+from firmament.server.attempts.model import AttemptRecord
+from firmament.server.events import Event
+from firmament.server.inventory.store import decode_manifest, get_device
+from firmament.server.scope import Action, Scope
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from firmament.server.device_link import Effect
+    from firmament.server.inventory.model import Device
+
+_SELECT: Final = """
+SELECT a.*, d.uid AS device_uid, p.name AS product, r.version
+FROM attempt a JOIN device d ON d.id = a.device_id JOIN release r ON r.id = a.release_id
+JOIN product p ON p.id = r.product_id
+WHERE a.tenant_id = ? AND d.uid = ?
+"""
+MAX_HISTORY: Final = 200
+
+
+def assign(
+    connection: sqlite3.Connection, scope: Scope, *, device_id: str, product: str, version: str, now: datetime
+) -> AttemptId:
+    """Open an attempt: this device shall go to this release. The same again gives the same attempt.
+
+    An open attempt for another release is cancelled. Raises NotFoundError, ForbiddenError,
+    ProductMismatchError, HardwareMismatchError, or RollbackError when the device runs something
+    newer: it would refuse, so nobody should have to wait for that.
+    """
+    scope.require(Action.ASSIGN, product=product)
+    device = get_device(connection, scope, device_id)
+    release = connection.execute(
+        "SELECT r.id, r.manifest, r.withdrawn_at FROM release r JOIN product p ON p.id = r.product_id "
+        "WHERE r.tenant_id = ? AND p.name = ? AND r.version = ?",
+        (scope.tenant_id, product, version),
+    ).fetchone()
+    if release is None:
+        raise NotFoundError("There is no such release", release=f"{product}/{version}")
+    if release["withdrawn_at"] is not None:
+        raise ConflictError("The release was withdrawn", release=f"{product}/{version}")
+    manifest = decode_manifest(release["manifest"])
+    if device.product != product:
+        raise ProductMismatchError("The release is for another product", device=device.product, release=product)
+    if device.hardware not in manifest.hardware:
+        raise HardwareMismatchError(
+            "The release is not for this hardware", device=device.hardware, release=" ".join(manifest.hardware)
+        )
+    if manifest.sequence_number < device.sequence_number:
+        raise RollbackError(
+            "The device runs a newer release", installed=device.sequence_number, got=manifest.sequence_number
+        )
+    return _open(connection, scope, device.row_id, device_id, release["id"], f"{product}/{version}", now)
+
+
+def _open(
+    connection: sqlite3.Connection,
+    scope: Scope,
+    device_row: int,
+    device_id: str,
+    release_row: int,
+    release: str,
+    now: datetime,
+) -> AttemptId:
+    current = connection.execute(
+        "SELECT id, uid, release_id, state FROM attempt WHERE device_id = ? AND active = 1", (device_row,)
+    ).fetchone()
+    if current is not None and current["release_id"] == release_row:
+        return AttemptId(current["uid"])
+    if current is not None:
+        _cancel(connection, scope, current, now, reason="another release was assigned")
+    attempt_id = AttemptId(str(uuid.uuid4()))
+    moment = int(now.timestamp())
+    connection.execute(
+        "INSERT INTO attempt(tenant_id, uid, device_id, release_id, state, created_at, updated_at) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (scope.tenant_id, attempt_id, device_row, release_row, AttemptState.ASSIGNED.value, moment, moment),
+    )
+    events.append(
+        connection, scope, Event.ATTEMPT_ASSIGNED, now, subject=device_id, attempt_id=attempt_id, release=release
+    )
+    return attempt_id
+
+
+def unassign(connection: sqlite3.Connection, scope: Scope, *, device_id: str, now: datetime) -> AttemptId:
+    """Take the open attempt back; raises NotFoundError when there is none.
+
+    A device that is past the download may finish it; what it then reports still counts.
+    """
+    scope.require(Action.ASSIGN)
+    device = get_device(connection, scope, device_id)
+    current = connection.execute(
+        "SELECT id, uid, state FROM attempt WHERE device_id = ? AND active = 1", (device.row_id,)
+    ).fetchone()
+    if current is None:
+        raise NotFoundError("The device has no open attempt", device_id=device_id)
+    _cancel(connection, scope, current, now, reason="unassigned")
+    return AttemptId(current["uid"])
+
+
+def cancel_of_release(
+    connection: sqlite3.Connection, scope: Scope, release_row: int, now: datetime, *, reason: str
+) -> None:
+    """Cancel every open attempt of a release, e.g. when it was withdrawn."""
+    rows = connection.execute(
+        "SELECT id, uid, state FROM attempt WHERE release_id = ? AND active = 1", (release_row,)
+    ).fetchall()
+    for row in rows:
+        _cancel(connection, scope, row, now, reason=reason)
+
+
+def _cancel(connection: sqlite3.Connection, scope: Scope, row: sqlite3.Row, now: datetime, *, reason: str) -> None:
+    assert move(AttemptState(row["state"]), AttemptState.CANCELLED) is not None  # an open attempt always can
+    connection.execute(
+        "UPDATE attempt SET state = ?, active = 0, updated_at = ? WHERE id = ?",
+        (AttemptState.CANCELLED.value, int(now.timestamp()), row["id"]),
+    )
+    events.append(connection, scope, Event.ATTEMPT_CANCELLED, now, subject=row["uid"], reason=reason)
+
+
+def list_attempts(connection: sqlite3.Connection, scope: Scope, device_id: str) -> list[AttemptRecord]:
+    """Return a device's attempts, newest first; raises NotFoundError."""
+    get_device(connection, scope, device_id)
+    rows = connection.execute(_SELECT + " ORDER BY a.id DESC LIMIT ?", (scope.tenant_id, device_id, MAX_HISTORY))
+    return [AttemptRecord.of_row(row) for row in rows]
+
+
+def carry_out(
+    connection: sqlite3.Connection, scope: Scope, device: Device, effects: Sequence[Effect], now: datetime
+) -> None:
+    """Write the effects of one message, all in the caller's transaction."""
+    moment = int(now.timestamp())
+    for effect in effects:
+        match effect:
+            case device_link.UpdateInventory():
+                connection.execute(
+                    "UPDATE device SET version = ?, sequence_number = ?, image_digest = ?, boot_id = ?, "
+                    "attributes = ? WHERE id = ?",
+                    (
+                        effect.version,
+                        effect.sequence_number,
+                        effect.image_digest,
+                        effect.boot_id,
+                        effect.attributes,
+                        device.row_id,
+                    ),
+                )
+            case device_link.MoveAttempt():
+                _move(connection, scope, device, effect, now)
+            case device_link.BlockAttempt():
+                connection.execute(
+                    "UPDATE attempt SET code = ?, message = ?, updated_at = ? WHERE id = ?",
+                    (effect.code, effect.message, moment, effect.row_id),
+                )
+                events.append(connection, scope, Event.ATTEMPT_BLOCKED, now, subject=device.device_id, code=effect.code)
+            case device_link.AcceptReport():
+                connection.execute(
+                    "INSERT INTO report(device_id, number, digest, received_at) VALUES (?, ?, ?, ?)",
+                    (device.row_id, effect.number, effect.digest, moment),
+                )
+            case device_link.Note():
+                events.append(connection, scope, effect.event, now, subject=device.device_id, **dict(effect.facts))
+            case device_link.Reply():
+                pass  # the edge answers with it
+
+
+def _move(
+    connection: sqlite3.Connection, scope: Scope, device: Device, effect: device_link.MoveAttempt, now: datetime
+) -> None:
+    # The state was read before this transaction: look again, so that two reports cannot cross.
+    row = connection.execute("SELECT uid, state, active FROM attempt WHERE id = ?", (effect.row_id,)).fetchone()
+    state = AttemptState(row["state"])
+    if move(state, effect.to) is None:
+        return
+    connection.execute(
+        "UPDATE attempt SET state = ?, active = ?, code = ?, message = ?, log = ?, boot_id = ?, "
+        "boot_id_before = COALESCE(?, boot_id_before), updated_at = ? WHERE id = ?",
+        (
+            effect.to.value,
+            int(bool(row["active"]) and effect.to not in FINAL),
+            effect.code,
+            effect.message,
+            json.dumps(list(effect.log)).encode(),
+            effect.boot_id,
+            effect.boot_id_before,
+            int(now.timestamp()),
+            effect.row_id,
+        ),
+    )
+    events.append(
+        connection,
+        scope,
+        Event.ATTEMPT_MOVED,
+        now,
+        subject=device.device_id,
+        attempt_id=row["uid"],
+        was=state.value,
+        state=effect.to.value,
+        code=effect.code,
+    )
+
+
+def was_accepted(connection: sqlite3.Connection, device: Device, number: int, digest: bytes) -> bool:
+    """Whether exactly this report was stored before; raises ReplayError if the number said something else."""
+    row = connection.execute(
+        "SELECT digest FROM report WHERE device_id = ? AND number = ?", (device.row_id, number)
+    ).fetchone()
+    if row is None:
+        return False
+    if bytes(row["digest"]) != digest:
+        raise ReplayError("This report number was used before for another report", report_number=number)
+    return True

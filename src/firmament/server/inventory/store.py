@@ -1,0 +1,122 @@
+"""SQL of the inventory. Plain and portable; every query takes the scope first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from firmament.core import manifest as manifests
+from firmament.core.canonical import decode_object
+from firmament.core.ids import AttemptId
+from firmament.errors import NotFoundError
+from firmament.server.attempts.machine import AttemptState
+from firmament.server.attempts.model import OpenAttempt
+from firmament.server.inventory.model import Device, DeviceRecord
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from firmament.core.manifest import Manifest
+    from firmament.server.scope import Scope
+
+LINK_QUERY: Final = """
+SELECT d.id, d.tenant_id, d.uid, p.name AS product, d.hardware, d.identity_keyid, d.disabled, d.version,
+       d.sequence_number, d.image_digest, d.boot_id, d.attributes,
+       a.id AS attempt_row, a.uid AS attempt_uid, a.state, a.code, a.boot_id_before,
+       r.id AS release_row, r.target, r.manifest
+FROM device d
+JOIN product p ON p.id = d.product_id
+LEFT JOIN attempt a ON a.device_id = d.id AND a.active = 1
+LEFT JOIN release r ON r.id = a.release_id AND r.withdrawn_at IS NULL
+WHERE d.uid = ?
+"""
+"""The poll's one read: three look-ups by key (stack.md §3)."""
+
+LIST_QUERY: Final = """
+SELECT d.id, d.uid, p.name AS product, d.hardware, d.serial, d.disabled, d.version, d.sequence_number,
+       d.image_digest, d.boot_id, d.attributes, d.enrolled_at, s.last_seen
+FROM device d
+JOIN product p ON p.id = d.product_id
+LEFT JOIN device_seen s ON s.device_id = d.id
+WHERE d.tenant_id = ? AND (? IS NULL OR p.name = ?)
+"""
+MAX_PAGE: Final = 500
+MAX_CACHED_MANIFESTS: Final = 256
+
+
+class LinkReader:
+    """Point reads for the device edge, in the event loop: about 10 microseconds each."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._manifests: dict[int, Manifest] = {}
+
+    def find(self, device_id: str) -> tuple[Device, OpenAttempt | None] | None:
+        """Return a device by the name in its certificate, and its open attempt."""
+        row = self._connection.execute(LINK_QUERY, (device_id,)).fetchone()
+        if row is None:
+            return None
+        attempt = None
+        if row["attempt_row"] is not None and row["release_row"] is not None:
+            attempt = self._attempt(row)
+        return Device.of_row(row), attempt
+
+    def attempt(self, attempt_id: str) -> tuple[OpenAttempt, int] | None:
+        """Return any attempt and the row id of the device it belongs to."""
+        row = self._connection.execute(
+            "SELECT a.id AS attempt_row, a.uid AS attempt_uid, a.state, a.code, a.boot_id_before, a.device_id, "
+            "r.id AS release_row, r.target, r.manifest "
+            "FROM attempt a JOIN release r ON r.id = a.release_id WHERE a.uid = ?",
+            (attempt_id,),
+        ).fetchone()
+        return None if row is None else (self._attempt(row), int(row["device_id"]))
+
+    def _attempt(self, row: sqlite3.Row) -> OpenAttempt:
+        return OpenAttempt(
+            row_id=row["attempt_row"],
+            attempt_id=AttemptId(row["attempt_uid"]),
+            state=AttemptState(row["state"]),
+            code=row["code"],
+            boot_id_before=row["boot_id_before"],
+            target=row["target"],
+            manifest=self._manifest(row["release_row"], row["manifest"]),
+        )
+
+    def _manifest(self, release_row: int, data: bytes) -> Manifest:
+        # A release never changes, so its manifest is decoded once.
+        found = self._manifests.get(release_row)
+        if found is None:
+            if len(self._manifests) >= MAX_CACHED_MANIFESTS:
+                self._manifests.clear()
+            found = decode_manifest(data)
+            self._manifests[release_row] = found
+        return found
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """Read a stored manifest."""
+    limit = manifests.MAX_MANIFEST_LENGTH_BYTES
+    return manifests.decode(decode_object(data, limit_bytes=limit, what="manifest"))
+
+
+def list_devices(
+    connection: sqlite3.Connection, scope: Scope, *, product: str | None, after: int, limit: int
+) -> list[DeviceRecord]:
+    """Return one page in the order of enrolment; `after` is the last row id of the page before."""
+    wanted = scope.product or product
+    if product is not None:
+        scope.require_product(product)
+    rows = connection.execute(
+        LIST_QUERY + " AND d.id > ? ORDER BY d.id LIMIT ?",
+        (scope.tenant_id, wanted, wanted, after, min(limit, MAX_PAGE)),
+    )
+    return [DeviceRecord.of_row(row) for row in rows]
+
+
+def get_device(connection: sqlite3.Connection, scope: Scope, device_id: str) -> DeviceRecord:
+    """Return one device; raises NotFoundError, also for a device of another tenant or product."""
+    row = connection.execute(
+        LIST_QUERY + " AND d.uid = ?", (scope.tenant_id, scope.product, scope.product, device_id)
+    ).fetchone()
+    if row is None:
+        raise NotFoundError("There is no such device", device_id=device_id[:80])
+    return DeviceRecord.of_row(row)
