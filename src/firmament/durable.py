@@ -65,7 +65,7 @@ class Disk(Protocol):
     """What the agent may ask of storage. Errors are DiskFullError, ReadOnlyError or FileError."""
 
     def open_writer(self, path: Path, *, mode: int = PRIVATE_MODE, create: bool = True) -> Writer:
-        """Open for writing without truncating; `create` makes an empty file if absent."""
+        """Open for writing without truncating; `create` makes an empty file if absent, with exactly `mode`."""
         ...
 
     def open_reader(self, path: Path) -> Reader:
@@ -88,8 +88,12 @@ class Disk(Protocol):
         """Return a symlink's target, None if `path` is not a symlink."""
         ...
 
+    def mode(self, path: Path) -> int | None:
+        """Return `st_mode` of the name itself, type and permissions (lstat(2)); None if there is none."""
+        ...
+
     def make_directory(self, path: Path, *, mode: int = 0o700) -> None:
-        """Create a directory and its parents; existing ones are fine."""
+        """Create a directory with exactly `mode`, and its parents; existing ones are fine."""
         ...
 
     def symlink(self, target: str, path: Path) -> None:
@@ -130,9 +134,14 @@ class RealDisk:
     """`Disk` on the machine's file systems."""
 
     def open_writer(self, path: Path, *, mode: int = PRIVATE_MODE, create: bool = True) -> Writer:  # noqa: D102
-        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
         with mapped_errors(path):
-            return _RealFile(os.open(path, flags, mode), path)
+            if create:
+                with contextlib.suppress(FileExistsError):
+                    descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, mode)
+                    os.fchmod(descriptor, mode)  # whatever the umask is
+                    return _RealFile(descriptor, path)
+            return _RealFile(os.open(path, flags), path)
 
     def open_reader(self, path: Path) -> Reader:  # noqa: D102
         with mapped_errors(path):
@@ -165,7 +174,16 @@ class RealDisk:
 
     def make_directory(self, path: Path, *, mode: int = 0o700) -> None:  # noqa: D102
         with mapped_errors(path):
-            path.mkdir(mode=mode, parents=True, exist_ok=True)
+            if not path.is_dir():
+                path.mkdir(mode=mode, parents=True, exist_ok=True)
+                path.chmod(mode)  # whatever the umask is
+
+    def mode(self, path: Path) -> int | None:  # noqa: D102
+        with mapped_errors(path):
+            try:
+                return path.lstat().st_mode
+            except (FileNotFoundError, NotADirectoryError):
+                return None
 
     def symlink(self, target: str, path: Path) -> None:  # noqa: D102
         with mapped_errors(path):

@@ -9,6 +9,7 @@ copies, so `clone` costs a dictionary, and a sweep can keep one disk per operati
 from __future__ import annotations
 
 import hashlib
+import stat
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
@@ -186,6 +187,19 @@ class SimDisk:
         number = self._find(path, follow=False)
         node = None if number is None else self._nodes[number]
         return node.target if isinstance(node, _Link) else None
+
+    def mode(self, path: Path) -> int | None:  # noqa: D102
+        self._read(path)
+        number = self._find(path, follow=False)
+        if number is None:
+            return None
+        match self._nodes[number]:
+            case _File(mode=mode, is_device=is_device):
+                return (stat.S_IFBLK if is_device else stat.S_IFREG) | mode
+            case _Link():
+                return stat.S_IFLNK | 0o777
+            case _Directory(mode=mode):
+                return stat.S_IFDIR | mode
 
     def make_directory(self, path: Path, *, mode: int = 0o700) -> None:  # noqa: D102
         number = self._find(path)
