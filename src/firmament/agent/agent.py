@@ -1,0 +1,558 @@
+"""The engine: one device, one attempt at a time, from a poll to a confirmed image or the previous one.
+
+A daemon calls `tick` for ever; commands call `check`, `download`, `verify`, `apply`, `run_all`,
+`confirm`, `revert`, `answer`, `status` and `history`. All of them move the same machine
+(machine.py) over the same journal, so a command may be cut short at any point and the daemon goes
+on, and the other way round. One at a time: the caller holds the instance lock.
+
+What goes wrong is either a decision (it ends the attempt and is reported) or worth another try
+(it is raised: a command shows it, `tick` backs off). Nothing here waits for the network while the
+new image is on trial.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from firmament.agent.events import Asked, Trouble
+from firmament.agent.fetching import Fetching, StoppedError, reason_for
+from firmament.agent.ledger import Ledger
+from firmament.agent.machine import FINAL, Event, State
+from firmament.agent.policy import (
+    Answer,
+    Consent,
+    Step,
+    Surroundings,
+    Verdict,
+    backoff_s,
+    decide,
+    next_poll_s,
+)
+from firmament.agent.ports import Offer, Running
+from firmament.agent.record import Attempt, Ended, Reason
+from firmament.agent.slots.port import CHECKPOINT_BYTES
+from firmament.agent.status import Status, status_of
+from firmament.agent.trial import Trial
+from firmament.core.ids import UUID, AttemptId
+from firmament.errors import (
+    ApplicabilityError,
+    FirmamentError,
+    NothingToDoError,
+    RestartNeededError,
+    Retry,
+    TransferError,
+    TrustError,
+    WaitingForConsentError,
+    error_for_code,
+)
+from firmament.log import logger
+from firmament.protocol.v1.messages import MAX_REPORTS
+
+if TYPE_CHECKING:
+    from firmament.agent.parts import Parts
+
+log = logger("agent.agent")
+
+IDLE_TICK_S: Final = 3600.0
+# Nothing happens by itself for so long at most; consent and windows are looked at more often.
+WAITING_TICK_S: Final = 60.0
+# How soon a plugged-in charger or an opened window is noticed.
+RESTART_GRACE_S: Final = 300.0
+# systemd gives services 90 s to stop; a machine that still runs after this did not go down.
+MAX_COMMAND_TRIES: Final = 3
+# A command retries what a moment may mend; the daemon has all the time in the world.
+BEFORE_TRIAL: Final = frozenset({State.OFFERED, State.WAITING, State.FETCHING, State.VERIFIED})
+"""States in which the server may still withdraw the release, and the owner decline it."""
+
+
+class Agent:
+    """See the head of this file. `checkpoint_bytes` is for simulations."""
+
+    def __init__(self, parts: Parts, *, checkpoint_bytes: int = CHECKPOINT_BYTES) -> None:
+        self._parts = parts
+        self._ledger = Ledger(parts)
+        self._fetching = Fetching(parts, self._ledger, checkpoint_bytes=checkpoint_bytes)
+        self._trial = Trial(parts, self._ledger)
+        self._surroundings = Surroundings(parts.disk, parts.policy, storage=parts.state_directory)
+        self._is_started = False
+        self._verdict = Verdict()
+        self._last_error: FirmamentError | None = None
+        self._verified: AttemptId | None = None
+        """The attempt whose slot was read back in this life of the agent."""
+        self._failures = 0
+        self._poll_failures = 0
+        self._send_failures = 0
+        self._poll_at_s = 0.0
+        self._step_at_s = 0.0
+        self._send_at_s = 0.0
+
+    # --- the daemon ------------------------------------------------------------------------
+
+    @property
+    def is_restarting(self) -> bool:
+        """Whether the machine was asked to go down: the daemon ends, or waits for the end."""
+        return self._trial.is_restarting
+
+    def start(self) -> None:
+        """Open the journal and see what runs; once, before anything else. Commands call it themselves.
+
+        Raises StateError when the journal cannot be used; the running image is untouched.
+        """
+        if self._is_started:
+            return
+        self._ledger.open()
+        if self._ledger.state is State.IDLE:
+            self._reconcile()
+        first = self._parts.policy.first_poll_within_s
+        self._poll_at_s = self._now_s() + (self._parts.chance.uniform(0, first) if first else 0.0)
+        self._is_started = True
+        log.info("agent.started", state=self._ledger.state, booted=self._parts.boot.booted())
+
+    def tick(self) -> float:
+        """Do what is due; return seconds until something is again. Raises only what nobody can mend."""
+        self.start()
+        if self._trial.is_restarting:
+            if self._now_s() < self._step_at_s:
+                return self._step_at_s - self._now_s()
+            self._trial.is_restarting = False
+        if self._ledger.state is not State.TRIAL:
+            self._deliver()
+        if self._now_s() >= self._poll_at_s and self._may_poll():
+            self._poll_quietly()
+        while self._now_s() >= self._step_at_s and not self._parts.should_stop():
+            wait_s = self._step_quietly()
+            if self._trial.is_restarting:
+                self._step_at_s = self._now_s() + RESTART_GRACE_S
+                return 0.0
+            if wait_s:
+                self._step_at_s = self._now_s() + wait_s
+        due = [self._step_at_s]
+        if self._may_poll():
+            due.append(self._poll_at_s)
+        if self._ledger.state is not State.TRIAL:
+            self._deliver()
+            due += [self._send_at_s] if self._ledger.record.outbox else []
+        return max(0.0, min(due) - self._now_s())
+
+    def poll_soon(self) -> None:
+        """Poll at the next tick: somebody hinted that there is something."""
+        self._poll_at_s = self._now_s()
+
+    # --- commands --------------------------------------------------------------------------
+
+    def check(self) -> Status:
+        """Ask the server; raises NothingToDoError, or why what is offered is refused."""
+        self.start()
+        self._poll()
+        self._deliver()
+        if self._ledger.state is State.IDLE:
+            raise NothingToDoError("There is no release to install", running=self._version())
+        return self.status()
+
+    def download(self) -> Status:
+        """Bring the offered release into the other slot; raises what stands against it."""
+        self.start()
+        if self._ledger.state is State.IDLE:
+            self.check()
+        self._drive({State.OFFERED, State.WAITING, State.FETCHING})
+        return self._result(State.VERIFIED)
+
+    def verify(self) -> Status:
+        """Read the other slot back; raises NothingToDoError when none was fetched, ReadBackError if damaged."""
+        self.start()
+        attempt = self._ledger.record.attempt
+        if attempt is None or attempt.manifest is None or attempt.slot is None or self._ledger.state in FINAL:
+            raise NothingToDoError("No image is waiting in the other slot", state=self._ledger.state)
+        if self._ledger.state in {State.OFFERED, State.WAITING, State.FETCHING}:
+            raise NothingToDoError("The image is not complete yet", state=self._ledger.state, bytes=attempt.offset)
+        self._parts.slots[attempt.slot].verify(attempt.manifest.image)
+        self._verified = attempt.attempt_id
+        return self.status()
+
+    def apply(self) -> Status:
+        """Try what was fetched; raises RestartNeededError when the machine is going down for it."""
+        self.start()
+        if self._ledger.state is State.IDLE:
+            raise NothingToDoError("No image is waiting in the other slot", running=self._version())
+        return self._to_the_end()
+
+    def run_all(self) -> Status:
+        """Check, download, apply and judge; raises as those do, and the error that ended the attempt."""
+        self.start()
+        if self._ledger.state is State.IDLE:
+            self.check()
+        return self._to_the_end()
+
+    def confirm(self) -> Status:
+        """Keep the image on trial now: a person has examined it."""
+        self.start()
+        if self._ledger.state is not State.TRIAL or not self._trial.is_booted():
+            raise NothingToDoError("No image is on trial", state=self._ledger.state)
+        self._trial.confirm()
+        self._drive(FINAL)
+        return self.status()
+
+    def revert(self) -> Status:
+        """Go back: from a trial to the previous image, before one by giving the attempt up.
+
+        While idle it goes to the previous confirmed image, as long as the other slot holds it;
+        raises NothingToDoError when it does not, ReadBackError when it is damaged.
+        """
+        self.start()
+        state = self._ledger.state
+        if state is State.TRIAL:
+            self._trial.decide_to_go_back(Event.REVERT_ASKED, Reason("slot/reverted", "A person asked for it"))
+            self._restart_or_go_on()
+        elif state in BEFORE_TRIAL or state is State.STAGED:
+            self._decline("A person gave the attempt up")
+        elif state is State.IDLE:
+            self._revert_to_previous()
+        self._drive(FINAL)
+        return self.status()
+
+    def answer(self, answer: Answer) -> Status:
+        """Take the owner's answer to the release in hand; raises NothingToDoError if there is none to answer."""
+        self.start()
+        if self._ledger.state not in BEFORE_TRIAL:
+            raise NothingToDoError("Nothing is offered", state=self._ledger.state)
+        if answer is Answer.SKIP:
+            self._decline("The owner said no")
+            self._drive(FINAL)
+        else:
+            self._ledger.consent(Consent(answer, self._parts.clock.now()))
+            self._step_at_s = self._now_s()
+        return self.status()
+
+    def status(self) -> Status:
+        """Return what the device runs, what is in hand, and why it waits."""
+        self.start()
+        return status_of(
+            self._ledger.record,
+            booted=self._parts.boot.booted(),
+            boot_id=self._parts.boot.boot_id(),
+            waits_for=self._verdict.error,
+            last_error=self._last_error,
+        )
+
+    def history(self) -> tuple[Ended, ...]:
+        """Return the attempts that ended here, oldest first."""
+        self.start()
+        return self._ledger.record.history
+
+    # --- polling and reports ---------------------------------------------------------------
+
+    def _may_poll(self) -> bool:
+        return self._ledger.state is State.IDLE or self._ledger.state in BEFORE_TRIAL
+
+    def _poll_quietly(self) -> None:
+        try:
+            self._poll()
+        except FirmamentError as error:
+            self._poll_failures += 1
+            wait_s = backoff_s(self._poll_failures, self._parts.chance)
+            self._poll_at_s = self._now_s() + wait_s
+            self._say_trouble(error, wait_s)
+
+    def _poll(self) -> None:
+        """Ask the server and take up, go on with, or give up what it names."""
+        record = self._ledger.record
+        running = record.running
+        try:
+            answer = self._parts.link.poll(
+                Running(
+                    version=running.version if running is not None else "",
+                    sequence_number=running.sequence_number if running is not None else 0,
+                    image_digest=str(running.image.digest) if running is not None else "",
+                    boot_id=self._parts.boot.boot_id(),
+                    attributes=self._parts.attributes,
+                )
+            )
+            if answer.offer is not None:
+                self._fetching.check_applicable(answer.offer.manifest, answer.offer.payload)
+        except (TrustError, ApplicabilityError) as error:
+            self._refuse(error)
+            raise
+        self._poll_failures = 0
+        self._poll_at_s = self._now_s() + next_poll_s(self._parts.policy, answer.poll_after_s, self._parts.chance)
+        log.info("poll.answered", offered=answer.offer.manifest.release_id if answer.offer else None)
+        self._take_up(answer.offer)
+
+    def _take_up(self, offer: Offer | None) -> None:
+        ledger = self._ledger
+        in_hand = ledger.record.attempt
+        if (
+            in_hand is not None
+            and ledger.state in BEFORE_TRIAL
+            and (offer is None or offer.attempt_id != in_hand.attempt_id)
+        ):
+            self._trial.disarm()
+            ledger.go(Event.OFFER_WITHDRAWN)
+        if offer is None or ledger.state is not State.IDLE:
+            return
+        ended = ledger.record.has_ended(offer.attempt_id)
+        if ended is not None:
+            # It ended here; the server has not heard, or has forgotten. Never begin it again.
+            ledger.tell_again(ended)
+            return
+        ledger.begin(
+            Event.OFFER_VERIFIED,
+            Attempt(
+                attempt_id=offer.attempt_id,
+                manifest=offer.manifest,
+                payload=offer.payload.target,
+                key_wrap=offer.key_wrap,
+                issued_at=offer.issued_at,
+            ),
+        )
+        self._step_at_s = self._now_s()
+
+    def _refuse(self, error: TrustError | ApplicabilityError) -> None:
+        """Record a refusal that names an attempt, once; others are only raised."""
+        attempt_id = AttemptId(str(error.facts.get("attempt_id", "")))
+        ledger = self._ledger
+        if not UUID.fullmatch(attempt_id) or ledger.record.has_ended(attempt_id) is not None:
+            return
+        log.warning("offer.refused", attempt_id=attempt_id, code=error.code, problem=error.problem)
+        in_hand = ledger.record.attempt
+        if in_hand is not None and ledger.state in BEFORE_TRIAL:
+            self._trial.disarm()
+            if in_hand.attempt_id == attempt_id:
+                ledger.go(Event.OFFER_REFUSED, reason=reason_for(error))
+            else:
+                ledger.go(Event.OFFER_WITHDRAWN)
+        if ledger.state is State.IDLE:
+            ledger.begin(Event.OFFER_REFUSED, Attempt(attempt_id, reason=reason_for(error)))
+        self._settle()
+
+    def _deliver(self) -> None:
+        """Send what waits in the outbox; failing is no trouble, it stays there."""
+        outbox = self._ledger.record.outbox
+        if not outbox or self._now_s() < self._send_at_s:
+            return
+        try:
+            self._ledger.forget(self._parts.link.send(outbox[:MAX_REPORTS]))
+        except FirmamentError as error:
+            log.info("report.not-sent", code=error.code, problem=error.problem, waiting=len(outbox))
+        self._send_failures = self._send_failures + 1 if self._ledger.record.outbox else 0
+        if self._send_failures:
+            self._send_at_s = self._now_s() + backoff_s(self._send_failures, self._parts.chance)
+
+    # --- the steps -------------------------------------------------------------------------
+
+    def _step_quietly(self) -> float:
+        try:
+            wait_s = self._step()
+        except StoppedError:
+            return WAITING_TICK_S
+        except FirmamentError as error:
+            self._failures += 1
+            wait_s = backoff_s(self._failures, self._parts.chance)
+            self._say_trouble(error, wait_s)
+            return wait_s
+        self._failures = 0
+        self._last_error = None
+        return wait_s
+
+    def _step(self) -> float:
+        """Take the next step of the machine; return seconds until the one after, 0 for at once."""
+        state = self._ledger.state
+        if state is State.IDLE:
+            return IDLE_TICK_S
+        if state in FINAL:
+            self._settle()
+            return 0.0
+        if self._ledger.is_circling():
+            self._break_loop()
+            return 0.0
+        match state:
+            case State.FETCHING:
+                self._fetching.run()
+                self._verified = self._ledger.attempt.attempt_id if self._ledger.state is State.VERIFIED else None
+                return 0.0
+            case State.VERIFIED:
+                return self._stage()
+            case State.STAGED:
+                self._deliver()
+                self._trial.restart()
+                return 0.0
+            case State.TRIAL:
+                return self._trial.examine()
+            case _:
+                return self._consider()
+
+    def _consider(self) -> float:
+        """Look whether the fetch may begin."""
+        verdict = self._judge(Step.FETCH)
+        if verdict.is_met:
+            slot = self._parts.boot.booted().other
+            self._ledger.go(Event.CONDITIONS_MET, slot=slot, offset=0)
+            self._deliver()
+            return 0.0
+        return self._wait(verdict)
+
+    def _stage(self) -> float:
+        """Arm the other slot, once the conditions for a restart are met and the image is still there."""
+        attempt_id = self._ledger.attempt.attempt_id
+        if self._trial.is_booted():  # armed before the power went, and already tried
+            self._trial.stage()
+            return 0.0
+        verdict = self._judge(Step.RESTART)
+        if not verdict.is_met:
+            return self._wait(verdict)
+        if self._verified != attempt_id and not self._trial.verify():
+            return 0.0
+        self._trial.stage()
+        return 0.0
+
+    def _judge(self, step: Step) -> Verdict:
+        attempt, policy = self._ledger.attempt, self._parts.policy
+        assert attempt.manifest is not None
+        now = self._parts.clock.now()
+        self._verdict = decide(
+            policy,
+            step=step,
+            update_class=attempt.manifest.update_class,
+            preconditions=attempt.manifest.preconditions,
+            consent=attempt.consent,
+            found=self._surroundings.look(),
+            # A device without a clock of its own is at least as late as the offer it holds.
+            now=max(now, attempt.issued_at) if attempt.issued_at is not None else now,
+        )
+        return self._verdict
+
+    def _wait(self, verdict: Verdict) -> float:
+        """Wait for consent, a window or a precondition: said once per reason, and never a failure."""
+        assert verdict.error is not None
+        reason = reason_for(verdict.error)
+        if self._ledger.state is State.OFFERED:
+            self._ledger.go(Event.CONDITIONS_MISSING, reason=reason)
+            self._ask(verdict)
+        elif self._ledger.attempt.reason.code != reason.code:
+            self._ledger.explain(reason)
+            self._ask(verdict)
+        return WAITING_TICK_S
+
+    def _ask(self, verdict: Verdict) -> None:
+        attempt = self._ledger.attempt
+        if isinstance(verdict.error, WaitingForConsentError) and attempt.manifest is not None:
+            notes = dict(attempt.manifest.notes)
+            self._parts.events.tell(Asked(attempt.attempt_id, attempt.manifest.release_id, notes))
+
+    def _settle(self) -> None:
+        """Leave a final state: raise the floors after a confirmation, tell the server, and be idle."""
+        ledger = self._ledger
+        if ledger.state is State.CONFIRMED:
+            manifest = ledger.attempt.manifest
+            assert manifest is not None
+            # Only now: a floor above what runs would shut out the image a fallback returns to.
+            self._parts.floors.raise_sequence(manifest.sequence_number)
+        if ledger.state in FINAL:
+            self._deliver()
+            ledger.go(Event.SETTLED)
+            self._verdict = Verdict()
+
+    def _break_loop(self) -> None:
+        match self._ledger.state:
+            case State.FETCHING | State.VERIFIED:
+                self._trial.disarm()
+                self._fetching.give_up()
+            case State.STAGED | State.TRIAL:
+                self._trial.break_loop()
+            case _:
+                log.warning("ledger.circling", attempt_id=self._ledger.attempt.attempt_id)
+                self._ledger.note(lives=0, stores=-1)
+                # Waiting writes nothing that could wear out the device; it may take for ever.
+
+    def _decline(self, message: str) -> None:
+        self._trial.disarm()
+        self._ledger.go(Event.OWNER_DECLINED, reason=Reason("", message))
+
+    # --- going back while idle, and what the boot control says -----------------------------
+
+    def _revert_to_previous(self) -> None:
+        record = self._ledger.record
+        previous = record.previous
+        if previous is None:
+            raise NothingToDoError("The other slot holds no previous image", running=self._version())
+        self._parts.slots[previous.slot].verify(previous.image)
+        # Act first: when the power goes now, the next start finds the previous image booted and
+        # says so (`_reconcile`). Recorded first, the journal would name an image that does not run.
+        self._parts.boot.revert(previous.slot)
+        self._trial.is_restarting = self._parts.boot.restart().value == "underway"
+        if self._trial.is_restarting:
+            raise RestartNeededError("The machine is going down to return to the previous image")
+        self._reconcile()
+
+    def _reconcile(self) -> None:
+        """While idle, believe the boot control about what runs."""
+        boot, record = self._parts.boot, self._ledger.record
+        booted, armed = boot.booted(), boot.armed()
+        if armed is not None:
+            boot.retire(armed)  # nothing is in hand, so nothing is to be tried
+        running, previous = record.running, record.previous
+        if running is not None and running.slot is not booted:
+            found = previous if previous is not None and previous.slot is booted else None
+            log.warning("boot.other-slot", booted=booted, expected=running.slot, version=found.version if found else "")
+            if found is not None:
+                boot.revert(booted)  # the boot loader gave up the other one; this one was confirmed once
+            self._ledger.runs(found, None)
+        if boot.primary() is booted:
+            # Boot loaders that count every start need to hear that this one is kept. An image that
+            # is not primary was never confirmed: it is not blessed because a journal is missing.
+            boot.confirm(booted)
+
+    # --- driving by command ----------------------------------------------------------------
+
+    def _to_the_end(self) -> Status:
+        attempt_id = self._ledger.attempt.attempt_id if self._ledger.record.attempt is not None else None
+        self._drive(set(State) - {State.IDLE})
+        ended = self._ledger.record.has_ended(attempt_id) if attempt_id is not None else None
+        if ended is not None and ended.code:
+            raise error_for_code(ended.code)(ended.message, status=ended.status)
+        return self._result(State.IDLE)
+
+    def _drive(self, states: set[State] | frozenset[State]) -> None:
+        """Step while the machine is in one of `states`; raises what stands in the way."""
+        tries = 0
+        while self._ledger.state in states:
+            try:
+                wait_s = self._step()
+            except TransferError as error:
+                tries += 1
+                if tries >= MAX_COMMAND_TRIES or error.retry is Retry.NEVER:
+                    raise
+                self._parts.clock.sleep(backoff_s(1, self._parts.chance))
+                continue
+            self._restart_or_go_on()
+            if wait_s and self._ledger.state in BEFORE_TRIAL and self._verdict.error is not None:
+                self._deliver()  # before a trial only a missing condition makes it wait
+                raise self._verdict.error
+            if wait_s:
+                self._parts.clock.sleep(wait_s)
+        self._deliver()
+
+    def _restart_or_go_on(self) -> None:
+        if self._trial.is_restarting:
+            raise RestartNeededError("The machine is going down", slot=self._ledger.attempt.slot)
+
+    def _result(self, wanted: State) -> Status:
+        if self._ledger.state is wanted:
+            return self.status()
+        history = self._ledger.record.history
+        if history and history[-1].code:
+            raise error_for_code(history[-1].code)(history[-1].message, status=history[-1].status)
+        return self.status()
+
+    # --- small things ----------------------------------------------------------------------
+
+    def _say_trouble(self, error: FirmamentError, wait_s: float) -> None:
+        self._last_error = error
+        log.warning("agent.trouble", code=error.code, problem=error.problem, again_in_s=round(wait_s, 1))
+        self._parts.events.tell(Trouble(error.code, str(error), wait_s))
+
+    def _version(self) -> str:
+        running = self._ledger.record.running
+        return running.version if running is not None else "unknown"
+
+    def _now_s(self) -> float:
+        return self._parts.clock.monotonic_s()
