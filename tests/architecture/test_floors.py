@@ -31,7 +31,14 @@ THIRD_PARTY = {  # the only packages outside the standard library that a floor m
     "log": set(),
     "protocol": set(),
     "trust": TUF | {"pkcs11"},
-    "payload": {"cryptography", "numpy", "hdiffpatch", "zstandard", "bsdiff4", "detools"},  # all but the first: encoder or optional
+    "payload": {
+        "cryptography",
+        "numpy",
+        "hdiffpatch",
+        "zstandard",
+        "bsdiff4",
+        "detools",
+    },  # all but the first: encoder or optional
     "agent": TUF | {"urllib3"},
     "release": TUF,
 }
