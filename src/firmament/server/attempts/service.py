@@ -6,6 +6,7 @@ import json
 import uuid
 from typing import TYPE_CHECKING, Final
 
+from firmament.core.digest import Digest
 from firmament.core.ids import AttemptId
 from firmament.errors import (
     ConflictError,
@@ -20,14 +21,15 @@ from firmament.server.attempts.machine import FINAL, AttemptState, move
 from firmament.server.attempts.model import AttemptRecord
 from firmament.server.events import Event
 from firmament.server.inventory.store import decode_manifest, get_device
-from firmament.server.scope import Action, Scope
+from firmament.server.scope import Action, Scope, of_device
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
     from datetime import datetime
 
-    from firmament.server.device_link import Effect
+    from firmament.protocol.v1.messages import Report
+    from firmament.server.device_link import Effect, Session
     from firmament.server.inventory.model import Device
 
 _SELECT: Final = """
@@ -230,3 +232,18 @@ def was_accepted(connection: sqlite3.Connection, device: Device, number: int, di
     if bytes(row["digest"]) != digest:
         raise ReplayError("This report number was used before for another report", report_number=number)
     return True
+
+
+def take_report(
+    connection: sqlite3.Connection, session: Session, report: Report, payload: bytes, now: datetime
+) -> None:
+    """Store one verified report and what it changes; the same again changes nothing.
+
+    The check for "accepted before" and the change share a transaction, so that of two copies
+    that arrive together one is the repeat. Raises ReplayError for a number that was used.
+    """
+    device = session.device
+    if was_accepted(connection, device, report.report_number, Digest.of(payload).value):
+        return
+    _, effects = device_link.on_report(session, report, payload)
+    carry_out(connection, of_device(device.tenant_id, device.device_id), device, effects, now)

@@ -18,7 +18,7 @@ from firmament.server import events
 from firmament.server.authority import ProvenRequest, issue_device_certificate, read_request
 from firmament.server.events import Event
 from firmament.server.products import ensure_product
-from firmament.server.scope import Action, Scope, of_device
+from firmament.server.scope import SERVER, Action, Scope, of_device
 from firmament.server.tokens import ENROLMENT_PREFIX, hash_token, make_token
 
 if TYPE_CHECKING:
@@ -220,3 +220,10 @@ def set_disabled(
         raise NotFoundError("There is no such device", device_id=device_id[:80])
     kind = Event.DEVICE_DISABLED if disabled else Event.DEVICE_ENABLED
     events.append(connection, scope, kind, now, subject=device_id)
+
+
+def note_refused_enrolment(
+    connection: sqlite3.Connection, *, code: str, address: str, product: str, now: datetime
+) -> None:
+    """Record that an enrolment was refused."""
+    events.append(connection, SERVER, Event.ENROLMENT_REFUSED, now, subject=product, code=code, address=address)

@@ -70,6 +70,11 @@ class LinkReader:
         ).fetchone()
         return None if row is None else (self._attempt(row), int(row["device_id"]))
 
+    def identity_key(self, device: Device) -> bytes:
+        """Return the public key that a device enrolled with (SubjectPublicKeyInfo, DER)."""
+        row = self._connection.execute("SELECT identity_key FROM device WHERE id = ?", (device.row_id,)).fetchone()
+        return bytes(row["identity_key"])
+
     def _attempt(self, row: sqlite3.Row) -> OpenAttempt:
         return OpenAttempt(
             row_id=row["attempt_row"],

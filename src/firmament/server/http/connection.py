@@ -1,0 +1,108 @@
+"""The HTTP connection: uvicorn's protocol with the peer's certificate, and ceilings it lacks.
+
+What is added: who the TLS peer is (read once per connection), a ceiling on the length of request
+heads, a deadline for them (slow-header attacks), and a ceiling on open connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from firmament.server.authority import peer_identity
+
+if TYPE_CHECKING:
+    from uvicorn.config import Config
+    from uvicorn.server import ServerState
+
+MAX_HEAD_LENGTH_BYTES: Final = 16 * 1024
+# A request line of 512 bytes and some twenty headers come to 2 KiB; nginx allows 32 KiB, Apache 8 KiB a line.
+_TOO_LONG: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+class DeviceConnection(HttpToolsProtocol):
+    """One connection of a device or an operator."""
+
+    head_deadline_s: ClassVar[float] = 15.0
+    max_connections: ClassVar[int] = 10_000
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._head_bytes = 0
+        self._in_head = True
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
+        """Learn who is there; refuse when there are too many."""
+        super().connection_made(transport)
+        if len(self.connections) > self.max_connections:
+            transport.abort()
+            return
+        tls = transport.get_extra_info("ssl_object")
+        der = tls.getpeercert(binary_form=True) if tls is not None else None
+        self.app_state = {**self.app_state, "peer": peer_identity(der) if der else None}
+        self._start_head_timer()
+
+    def data_received(self, data: bytes) -> None:
+        """Count the head before the parser takes it."""
+        if self._in_head:
+            self._head_bytes += _head_length(data)
+            if self._head_bytes > MAX_HEAD_LENGTH_BYTES:
+                self.transport.write(_TOO_LONG)
+                self.transport.close()
+                return
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        """Begin a head."""
+        super().on_message_begin()
+        self._in_head = True
+        if self._head_timer is None:
+            self._start_head_timer()
+
+    def on_headers_complete(self) -> None:
+        """End a head."""
+        self._in_head = False
+        self._head_bytes = 0
+        self._stop_head_timer()
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """Go back to waiting for a head; uvicorn's keep-alive timer runs until its first byte."""
+        super().on_response_complete()
+        self._in_head = True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the timer."""
+        self._stop_head_timer()
+        super().connection_lost(exc)
+
+    def _start_head_timer(self) -> None:
+        self._head_timer = self.loop.call_later(self.head_deadline_s, self._head_late)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_late(self) -> None:
+        self._head_timer = None
+        if not self.transport.is_closing():
+            self.transport.close()
+
+
+_HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
+
+
+def _head_length(data: bytes) -> int:
+    end = _HEAD_END.search(data)
+    return end.end() if end is not None else len(data)

@@ -1,0 +1,313 @@
+"""The device API, version 1, as raw ASGI: it translates HTTP and decides nothing (house rule 7).
+
+Dispatched before the operator's framework, because most requests a server ever sees are polls
+(stack.md §1). Every answer that is not 2xx or 3xx is problem+json with a published code.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from firmament.errors import (
+    FirmamentError,
+    ForbiddenError,
+    MalformedError,
+    NotFoundError,
+    OverloadedError,
+    UnauthenticatedError,
+)
+from firmament.log import logger
+from firmament.protocol.v1 import paths
+from firmament.protocol.v1.messages import (
+    MAX_REQUEST_LENGTH_BYTES,
+    EnrolReply,
+    ReportReply,
+    decode_enrol_request,
+    decode_poll_request,
+    decode_report_batch,
+)
+from firmament.server import device_link, versions
+from firmament.server.attempts import service as attempts
+from firmament.server.device_link import Intervals, Session
+from firmament.server.http.downloads import IMMUTABLE, NO_CACHE, CutOffError
+from firmament.server.http.messages import (
+    GoneError,
+    answer,
+    answer_json,
+    new_request_id,
+    problem,
+    read_body,
+    unexpected,
+)
+from firmament.server.inventory import service as inventory
+from firmament.server.reports import open_report
+from firmament.server.scope import of_device
+from firmament.trust.director import make_reply
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+    from typing import Any
+
+    from firmament.protocol.v1.messages import Report
+    from firmament.server.authority import PeerIdentity
+    from firmament.server.http.downloads import Downloads
+    from firmament.server.http.messages import AsgiScope, Receive, Send
+    from firmament.server.inventory.model import Device
+    from firmament.server.parts import Parts
+
+log = logger("server.device-api")
+
+PREFIX: Final = "/v1/"
+_METADATA_NAME: Final = re.compile(r"(?:[1-9][0-9]{0,18}\.[a-z0-9-]{1,63}|timestamp)\.json")
+_ROOT_NAME: Final = re.compile(r"[1-9][0-9]{0,18}\.root\.json")
+_TARGET_NAME: Final = re.compile(
+    r"[a-z0-9-]{1,63}/[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}/[0-9a-f]{64}\.[A-Za-z0-9._+-]{1,200}"
+)
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """One request and what is known about it for its log line."""
+
+    scope: AsgiScope
+    receive: Receive
+    send: Send
+    request_id: str
+    address: str
+    status: int = 0
+    device_id: str = ""
+    code: str = ""
+
+
+class DeviceApi:
+    """Everything below ``/v1/``."""
+
+    def __init__(self, parts: Parts, downloads: Downloads) -> None:
+        self._parts = parts
+        self._downloads = downloads
+        self._intervals = Intervals(parts.settings.poll_interval_s, parts.settings.poll_interval_active_s)
+        self._posts: Mapping[str, Callable[[_Exchange], Awaitable[None]]] = {
+            paths.POLL: self._poll,
+            paths.REPORT: self._report,
+            paths.ENROL: self._enrol,
+        }
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        client = scope.get("client")
+        exchange = _Exchange(scope, receive, send, new_request_id(), client[0] if client else "")
+        started_s = self._parts.clock.monotonic_s()
+        try:
+            await self._dispatch(exchange)
+        except GoneError:
+            exchange.code = "gone"
+        except CutOffError:
+            exchange.code = "cut-off"
+            self._log(exchange, started_s)
+            raise
+        except FirmamentError as error:
+            await self._refuse(exchange, error)
+        except Exception as error:  # noqa: BLE001 - a defect of ours: logged with its trace, answered with a 500
+            await self._refuse(exchange, unexpected(error, exchange.request_id))
+        self._log(exchange, started_s)
+
+    async def _refuse(self, exchange: _Exchange, error: FirmamentError) -> None:
+        exchange.status, headers, body = problem(error, exchange.request_id)
+        exchange.code = error.code
+        await answer(exchange.send, exchange.status, headers, body)
+
+    def _log(self, exchange: _Exchange, started_s: float) -> None:
+        say = log.info if exchange.code or exchange.scope["path"] != paths.POLL else log.debug
+        say(
+            "request.done",
+            request_id=exchange.request_id,
+            method=exchange.scope["method"],
+            path=exchange.scope["path"],
+            status=exchange.status,
+            code=exchange.code,
+            device_id=exchange.device_id,
+            address=exchange.address,
+            duration_s=round(self._parts.clock.monotonic_s() - started_s, 4),
+        )
+
+    async def _dispatch(self, exchange: _Exchange) -> None:
+        parts = self._parts
+        parts.address_limit.require(exchange.address, parts.clock.monotonic_s(), what="requests from this address")
+        path, method = exchange.scope["path"], exchange.scope["method"]
+        handler = self._posts.get(path)
+        if handler is not None:
+            if method != "POST":
+                raise MalformedError("This path takes POST only", method=method)
+            await handler(exchange)
+            return
+        if method not in {"GET", "HEAD"}:
+            raise MalformedError("This path takes GET and HEAD only", method=method)
+        for prefix, grammar, directory in (
+            (paths.IMAGE_METADATA, _METADATA_NAME, parts.layout.image_metadata),
+            (paths.IMAGE_TARGETS, _TARGET_NAME, parts.layout.targets),
+            (paths.DIRECTOR_METADATA, _ROOT_NAME, parts.layout.director_metadata),
+        ):
+            if path.startswith(prefix):
+                name = path.removeprefix(prefix)
+                is_public = parts.settings.repository_access == "public" and prefix != paths.DIRECTOR_METADATA
+                peer = exchange.address if is_public else self._device(exchange)[0].device_id
+                if not grammar.fullmatch(name):
+                    raise NotFoundError("There is no such file in the repository", name=name[:80])
+                exchange.status = await self._downloads.send_file(
+                    exchange.scope,
+                    exchange.send,
+                    directory / name,
+                    peer=peer,
+                    cache_control=NO_CACHE if name == "timestamp.json" else IMMUTABLE,
+                    request_id=exchange.request_id,
+                )
+                return
+        raise NotFoundError("There is no such path", path=path[:80])
+
+    def _device(self, exchange: _Exchange) -> tuple[Device, Session]:
+        """Return who speaks: a verified certificate, an enrolled device, its registered key, enabled."""
+        parts = self._parts
+        peer: PeerIdentity | None = exchange.scope["state"].get("peer")
+        if peer is None:
+            raise UnauthenticatedError("This needs a device certificate")
+        exchange.device_id = peer.device_id
+        parts.device_limit.require(peer.device_id, parts.clock.monotonic_s(), what="requests of this device")
+        found = parts.link_reader.find(peer.device_id)
+        if found is None:
+            raise UnauthenticatedError("This device is not enrolled here", device_id=peer.device_id)
+        device, attempt = found
+        if device.identity_keyid != peer.keyid:
+            raise ForbiddenError("The certificate is for another key than was enrolled", device_id=peer.device_id)
+        device_link.require_enabled(device)
+        parts.last_seen.note(device.row_id, int(parts.clock.now().timestamp()), exchange.address)
+        return device, Session(device, attempt)
+
+    async def _body(self, exchange: _Exchange) -> bytes:
+        return await read_body(
+            exchange.scope,
+            exchange.receive,
+            limit_bytes=MAX_REQUEST_LENGTH_BYTES,
+            deadline_s=self._parts.settings.body_deadline_s,
+        )
+
+    async def _json(self, exchange: _Exchange, value: Any) -> None:
+        exchange.status = 200
+        await answer_json(exchange.send, 200, value, request_id=exchange.request_id)
+
+    # --- the three messages ----------------------------------------------------------------
+
+    async def _poll(self, exchange: _Exchange) -> None:
+        device, session = self._device(exchange)
+        poll = decode_poll_request(await self._body(exchange))
+        now = self._parts.clock.now()
+        _, effects = device_link.on_poll(session, poll, intervals=self._intervals)
+        reply = device_link.replies(effects)
+        changes = [effect for effect in effects if effect is not reply]
+        if changes:
+            scope = of_device(device.tenant_id, device.device_id)
+            await self._parts.writer.submit(
+                lambda connection: attempts.carry_out(connection, scope, device, changes, now)
+            )
+        signed = make_reply(
+            self._parts.director_keys,
+            device_id=device.device_id,
+            nonce=poll.nonce,
+            assignment=reply.assignment,
+            now=now,
+            version=await self._version(device, int(now.timestamp())),
+            poll_after_s=reply.poll_after_s,
+        )
+        await self._json(exchange, signed.to_json())
+
+    async def _version(self, device: Device, unix_s: int) -> int:
+        parts = self._parts
+        for _ in range(2):
+            number = parts.reply_versions.next(device.device_id, unix_s)
+            if number is not None:
+                return number
+            await extend_horizon(parts, unix_s)
+        raise OverloadedError("No version number could be reserved", retry_after_s=1)
+
+    async def _report(self, exchange: _Exchange) -> None:
+        device, _ = self._device(exchange)
+        batch = decode_report_batch(await self._body(exchange))
+        accepted: list[int] = []
+        refused: FirmamentError | None = None
+        for value in batch.envelopes:
+            try:
+                accepted.append(await self._one_report(device, value))
+            except FirmamentError as error:
+                refused = refused or error
+                exchange.code = error.code
+                await self._note_refusal(device, error)
+        if refused is not None and not accepted:
+            raise refused
+        await self._json(exchange, ReportReply(tuple(accepted)).to_json())
+
+    async def _one_report(self, device: Device, value: Mapping[str, Any]) -> int:
+        identity_key = self._parts.link_reader.identity_key(device)
+        report, payload = open_report(value, identity_key=identity_key, keyid=device.identity_keyid)
+        found = self._parts.link_reader.attempt(report.attempt_id)
+        attempt, owner = found if found is not None else (None, None)
+        about = Session(device, attempt)
+        device_link.check_report(about, report, owner_row_id=owner)
+        await self._parts.writer.submit(
+            lambda connection: attempts.take_report(connection, about, report, payload, self._parts.clock.now())
+        )
+        self._log_report(device, report)
+        return report.report_number
+
+    def _log_report(self, device: Device, report: Report) -> None:
+        log.info(
+            "attempt.reported",
+            device_id=device.device_id,
+            attempt_id=report.attempt_id,
+            status=report.status.value,
+            code=report.code,
+            report_number=report.report_number,
+        )
+
+    async def _note_refusal(self, device: Device, error: FirmamentError) -> None:
+        scope = of_device(device.tenant_id, device.device_id)
+        note = device_link.refusal_note(error, number=None)
+        await self._parts.writer.submit(
+            lambda connection: attempts.carry_out(connection, scope, device, [note], self._parts.clock.now())
+        )
+
+    async def _enrol(self, exchange: _Exchange) -> None:
+        parts = self._parts
+        parts.enrolment_limit.require(exchange.address, parts.clock.monotonic_s(), what="enrolments")
+        request = decode_enrol_request(await self._body(exchange))
+        applicant = inventory.applicant(
+            product=request.product,
+            hardware=request.hardware,
+            serial=request.serial,
+            csr_pem=request.csr_pem,
+            hpke_public_key=request.hpke_public_key,
+        )
+        try:
+            enrolled = await parts.writer.submit(
+                lambda connection: inventory.enrol_with_token(
+                    connection, parts.registrar, request.token, applicant, parts.clock.now()
+                )
+            )
+        except FirmamentError as error:
+            code, address, product = error.code, exchange.address, request.product
+            await parts.writer.submit(
+                lambda connection: inventory.note_refused_enrolment(
+                    connection, code=code, address=address, product=product, now=parts.clock.now()
+                )
+            )
+            raise
+        exchange.device_id = enrolled.device_id
+        await self._json(exchange, EnrolReply(enrolled.device_id, enrolled.certificate_chain_pem).to_json())
+
+
+async def extend_horizon(parts: Parts, unix_s: int) -> None:
+    """Store the next block of director versions if the present one runs out."""
+    wanted = parts.reply_versions.wanted_horizon(unix_s)
+    if wanted is not None:
+        await parts.writer.submit(lambda connection: versions.write_horizon(connection, wanted))
+        parts.reply_versions.stored(wanted)

@@ -1,0 +1,45 @@
+"""Everything the edges share, put together once by the composition root (http/app.py)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from firmament.core.clock import Clock
+    from firmament.server.database.connection import Writer
+    from firmament.server.inventory.service import Registrar
+    from firmament.server.inventory.store import LinkReader
+    from firmament.server.layout import Layout
+    from firmament.server.limits import TokenBuckets
+    from firmament.server.payloads.store import BlobStore
+    from firmament.server.releases.service import Publisher
+    from firmament.server.seen import LastSeen
+    from firmament.server.settings import ServerSettings
+    from firmament.server.versions import ReplyVersions
+    from firmament.trust.director import DirectorKeys
+
+
+@dataclass(slots=True)
+class Parts:
+    """One running server's collaborators."""
+
+    settings: ServerSettings
+    layout: Layout
+    clock: Clock
+    reader: sqlite3.Connection
+    """For the event loop's point reads and short pages."""
+    link_reader: LinkReader
+    writer: Writer
+    director_keys: DirectorKeys
+    reply_versions: ReplyVersions
+    registrar: Registrar
+    blobs: BlobStore
+    publisher: Publisher
+    last_seen: LastSeen
+    address_limit: TokenBuckets
+    device_limit: TokenBuckets
+    enrolment_limit: TokenBuckets
+    login_limit: TokenBuckets

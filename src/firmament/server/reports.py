@@ -1,0 +1,44 @@
+"""Opening signed report envelopes: who signed is checked before what was said is read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from firmament.errors import SignatureError
+from firmament.protocol.v1.envelope import REPORT_TYPE, Envelope, open_envelope, pre_authentication_encoding
+from firmament.protocol.v1.messages import Report, decode_report
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+
+def open_report(value: Mapping[str, Any], *, identity_key: bytes, keyid: str) -> tuple[Report, bytes]:
+    """Return a report and the exact bytes that were signed.
+
+    Raises SignatureError unless the key registered for this device signed it, MalformedError for
+    anything that is not a report.
+    """
+    envelope = open_envelope(dict(value), expected_type=REPORT_TYPE)
+    if envelope.keyid != keyid:
+        raise SignatureError("A report is signed by another key than this device's", keyid=envelope.keyid[:16])
+    verify_envelope(envelope, identity_key=identity_key)
+    return decode_report(envelope.payload), envelope.payload
+
+
+def verify_envelope(envelope: Envelope, *, identity_key: bytes) -> None:
+    """Check an ECDSA P-256 signature over the envelope; raises SignatureError."""
+    key = serialization.load_der_public_key(identity_key)
+    assert isinstance(key, ec.EllipticCurvePublicKey)  # checked at enrolment
+    try:
+        key.verify(
+            envelope.signature,
+            pre_authentication_encoding(envelope.payload_type, envelope.payload),
+            ec.ECDSA(hashes.SHA256()),
+        )
+    except InvalidSignature as error:
+        raise SignatureError("A report's signature is wrong", keyid=envelope.keyid[:16]) from error
