@@ -146,7 +146,7 @@ class RichScreen:
         table = Table.grid(padding=(0, 2), expand=True)
         for width in (11, 11, 10, 32, None):
             table.add_column(width=width, no_wrap=True, ratio=None if width else 1)
-        for view in self._views.values():
+        for view in list(self._views.values()):  # drawn by another thread than `device`
             table.add_row(*self._panel_row(view))
         return Panel(table, title="devices", title_align="left", border_style="dim") if self._views else ""
 

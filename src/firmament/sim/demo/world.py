@@ -37,6 +37,7 @@ LOOK_EVERY_S: Final = 0.03
 STOP_TIMEOUT_S: Final = 20.0
 MAX_LINE_BYTES: Final = 256 * 1024
 MAX_SHOWN_OUTPUT: Final = 2000
+RUNNING: Final = "running.json"
 
 
 class Differs(Exception):  # noqa: N818 - it is a finding of the demonstration, not an error of the house
@@ -246,6 +247,10 @@ class World:
         """Return the process id of each part that runs."""
         return {name: part.pid for name, part in self._parts.items() if part.poll() is None}
 
+    def write_running(self) -> None:
+        """Write down what runs, so that `stop_kept` finds it later."""
+        self.private_file(RUNNING, json.dumps(self.processes()) + "\n")
+
     def close(self) -> None:
         """End everything: in order first, then without asking."""
         for part in self._parts.values():
@@ -290,6 +295,6 @@ def stop_kept(directory: Path) -> int:
 
 
 def _kept_parts(directory: Path) -> Mapping[str, Any]:
-    path = directory / "running.json"
+    path = directory / RUNNING
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return found if isinstance(found, dict) else {}
