@@ -302,8 +302,9 @@ def require_success(response: Response, url: str) -> None:
         for theirs, ours in (("type", "server_code"), ("detail", "detail"), ("request_id", "request_id")):
             if isinstance(problem.get(theirs), str):
                 facts[ours] = problem[theirs][:256]
-    with contextlib.suppress(ValueError):
-        facts["retry_after_s"] = max(0, min(86_400, int(response.headers["retry-after"])))
+    retry_after = response.headers.get("retry-after", "")
+    if retry_after.isdecimal() and len(retry_after) <= 5:  # noqa: PLR2004 - a day has five digits of seconds
+        facts["retry_after_s"] = int(retry_after)
     response.close()
     raise HttpStatusError("The server answered with an error", **facts)
 

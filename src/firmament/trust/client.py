@@ -356,7 +356,8 @@ class DirectorClient(TrustedClient):
 
     Nothing but the root chain is cached: an answer is of no use for a second question. Floors
     are not raised by `refresh` but by the trust walk once nonce and device are known to be right;
-    otherwise an answer for another device could push this one's floors up.
+    otherwise an answer for another device could push this one's floors up. Expiry is judged there
+    too, at the signed time: make it with a `reference_time` before any metadata.
     """
 
     repository = DIRECTOR
@@ -366,12 +367,6 @@ class DirectorClient(TrustedClient):
         """Verify the answer; see `record_floors`."""
         with mapped_errors():
             Updater.refresh(self)
-
-    def _load_root(self) -> None:
-        super()._load_root()
-        floors = self._floors.load()
-        if floors.time is not None and not floors.of(DIRECTOR).is_revoked(Timestamp.type, self._keyids):
-            self._trusted_set.reference_time = max(self.reference_time, floors.time)
 
     def time_floor(self) -> datetime | None:
         """Return the time floor, or None when the key that set it was revoked since."""
@@ -416,7 +411,7 @@ def mapped_errors() -> Iterator[None]:
     except DeserializationError as error:
         raise MalformedMetadataError("The metadata cannot be read", reason=error.__cause__ or error) from error
     except (tuf_errors.RepositoryError, tuf_errors.DownloadError, OSError, ValueError, TypeError, LookupError) as error:
-        raise MalformedMetadataError("The metadata cannot be used", reason=error) from error
+        raise MalformedMetadataError("The metadata cannot be used", reason=repr(error)) from error
 
 
 def _delegated_keyids(delegator: Any, role: str) -> set[str]:
