@@ -42,3 +42,8 @@ def tail(text: str) -> str:
         for line in text.splitlines()
     ]
     return "\n".join(lines[-MAX_DETAIL_LINES:])[-MAX_DETAIL_CHARACTERS:]
+
+
+def finding(check: str, *, is_healthy: bool, detail: str) -> Finding:
+    """Return a finding whose detail is within the limits."""
+    return Finding(check=check, is_healthy=is_healthy, detail=tail(detail))
