@@ -144,7 +144,7 @@ class Manifest:
     sbom_digest: Digest | None = None
     provenance_digest: Digest | None = None
     allow_downgrade: bool = False
-    """An approved downgrade: an older version label under a higher sequence number (mission row 5)."""
+    """An approved downgrade: an older version label under a higher sequence number."""
 
     @property
     def release_id(self) -> ReleaseId:

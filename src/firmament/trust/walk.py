@@ -64,6 +64,7 @@ from firmament.errors import (
     ReplayError,
     RequirementError,
     RollbackError,
+    TooLargeError,
     TrustError,
     UnknownManifestError,
     UnknownTargetError,
@@ -274,7 +275,7 @@ def read_manifest(primary: TargetFile) -> Manifest:
         raise MalformedMetadataError("The target carries no manifest", target=primary.path)
     try:
         manifest = manifests.decode(custom)
-    except MalformedError as error:
+    except (MalformedError, TooLargeError) as error:
         raise MalformedMetadataError(error.problem, target=primary.path, **error.facts) from error
     if not primary.path.startswith(f"{manifest.release_id}/"):
         raise DisagreementError(
