@@ -40,7 +40,7 @@ THIRD_PARTY = {  # the only packages outside the standard library that a floor m
         "detools",
     },  # all but the first: encoder or optional
     "agent": TUF | {"urllib3"},
-    "release": TUF,
+    "release": TUF | {"urllib3"},
 }
 
 

@@ -14,6 +14,7 @@ Layout: ``metadata/N.root.json N.targets.json N.<product>.json N.snapshot.json t
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tuf.api.metadata import (
@@ -32,6 +33,7 @@ from tuf.api.metadata import (
 from firmament.core import canonical
 from firmament.core.digest import Digest
 from firmament.core.ids import TARGET_PATH, check
+from firmament.core.manifest import decode as decode_manifest
 from firmament.errors import MalformedError, MalformedMetadataError, ThresholdNotMetError, TooLargeError
 from firmament.trust.keys import read_key
 from firmament.trust.roles import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, TOP_LEVEL, RoleKeys, check_product_role
@@ -54,6 +56,7 @@ MAX_METADATA_LENGTH_BYTES: Final = {
     TARGETS: 5_000_000,
 }
 TIMESTAMP_FILE: Final = "timestamp.json"
+HIGHEST_SEQUENCE_NUMBER: Final = "x-highest-sequence-number"
 
 
 # --- make ----------------------------------------------------------------------------------
@@ -91,9 +94,38 @@ def make_targets(*, version: int, expires_at: datetime, products: Mapping[str, R
     )
 
 
-def make_product(*, version: int, expires_at: datetime, targets: Mapping[str, TargetFile]) -> Metadata[Targets]:
-    """Return an unsigned product role with all its releases' targets."""
-    return Metadata(Targets(version=version, expires=_whole_second(expires_at), targets=dict(sorted(targets.items()))))
+def make_product(
+    *, version: int, expires_at: datetime, targets: Mapping[str, TargetFile], highest_sequence_number: int = 0
+) -> Metadata[Targets]:
+    """Return an unsigned product role with all its releases' targets.
+
+    `highest_sequence_number` is the highest ever given, withdrawn releases included; it is signed
+    with the rest, so that nobody re-uses a number that devices may have confirmed.
+    """
+    return Metadata(
+        Targets(
+            version=version,
+            expires=_whole_second(expires_at),
+            targets=dict(sorted(targets.items())),
+            unrecognized_fields={HIGHEST_SEQUENCE_NUMBER: highest_sequence_number} if highest_sequence_number else {},
+        )
+    )
+
+
+def releases_of(product: Targets) -> dict[str, Manifest]:
+    """Return the manifests of a product role by release id; raises MalformedError or UnknownManifestError.
+
+    Targets without a manifest are the further payloads of some release.
+    """
+    found = (decode_manifest(target.custom) for target in product.targets.values() if target.custom is not None)
+    return {manifest.release_id: manifest for manifest in found}
+
+
+def highest_sequence_number(product: Targets) -> int:
+    """Return the highest sequence number this product ever gave out."""
+    stated = product.unrecognized_fields.get(HIGHEST_SEQUENCE_NUMBER, 0)
+    numbers = [manifest.sequence_number for manifest in releases_of(product).values()]
+    return max([stated if isinstance(stated, int) else 0, *numbers])
 
 
 def make_snapshot(*, version: int, expires_at: datetime, versions: Mapping[str, int]) -> Metadata[Snapshot]:
@@ -166,6 +198,11 @@ def sign(metadata: Metadata[T], *signers: Signer) -> Metadata[T]:
 def encode(metadata: Metadata[Any]) -> bytes:
     """Return the bytes of a metadata file."""
     return metadata.to_bytes()
+
+
+def json_text(value: dict[str, Any]) -> bytes:
+    """Return readable JSON for a file beside the metadata, e.g. a key's public record."""
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
 
 def file_name(role: str, metadata: Metadata[Any]) -> str:

@@ -1,0 +1,200 @@
+"""The operator API as the release tool and the operator's commands use it: HTTPS, bearer token.
+
+No redirects, no retries, answers of bounded length. What the server refuses comes back as the
+error it names, with its facts; what the network does is a TransferError.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import urlsplit
+
+import urllib3
+
+from firmament.core import canonical
+from firmament.core.fields import Fields
+from firmament.errors import (
+    FileError,
+    FirmamentError,
+    HttpStatusError,
+    LengthExceededError,
+    MalformedError,
+    RedirectError,
+    SettingError,
+    SlowError,
+    TlsError,
+    TruncatedError,
+    UnreachableError,
+    error_for_code,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from firmament.core.digest import Digest
+
+MAX_ANSWER_LENGTH_BYTES: Final = 4 * 1024 * 1024
+# A page of 500 devices at 4 KiB is 2 MiB; a problem document is below 4 KiB.
+CONNECT_TIMEOUT_S: Final = 10.0
+READ_TIMEOUT_S: Final = 120.0
+# The server hashes a blob and signs a publish before it answers: 64 GiB at 1 GiB/s take a minute.
+_FIRST_ERROR: Final = 400
+_REDIRECT: Final = range(300, 400)
+_NOT_FOUND: Final = 404
+
+
+@dataclass(frozen=True, slots=True)
+class ImageState:
+    """Which versions the server has published; 0 or absent for none."""
+
+    roles: Mapping[str, int]
+    director_root: int
+
+
+class OperatorApi:
+    """One server; close it after use."""
+
+    def __init__(self, url: str, *, token: str, ca: Path | None = None) -> None:
+        parts = urlsplit(url)
+        if parts.scheme != "https" or not parts.hostname or parts.query or parts.fragment:
+            raise SettingError("The server's address must be https://host[:port]", url=url)
+        self._url: Final = url.rstrip("/")
+        self._token: Final = token
+        self._pool: Final = urllib3.PoolManager(
+            ssl_context=_context(ca),
+            retries=False,
+            timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S),
+        )
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._pool.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    # --- requests --------------------------------------------------------------------------
+
+    def image_state(self) -> ImageState:
+        """Return what is published now."""
+        fields = Fields(self.call("GET", "/api/v1/image/state"), what="image state")
+        roles = fields.object("roles", optional=True)
+        return ImageState(
+            roles={name: roles.integer(name) for name in roles.value},
+            director_root=fields.integer("director_root", default=0),
+        )
+
+    def has_blob(self, digest: Digest) -> bool:
+        """Whether the server has these bytes."""
+        status, _ = self._exchange("HEAD", f"/api/v1/blobs/{digest.hex}", accept=(_NOT_FOUND,))
+        return status != _NOT_FOUND
+
+    def put_blob(self, digest: Digest, path: Path, length_bytes: int) -> None:
+        """Send a payload; the server checks length and digest. Sending it again is harmless."""
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(length_bytes)}
+        try:
+            with path.open("rb") as file:
+                self._exchange("PUT", f"/api/v1/blobs/{digest.hex}", body=file, headers=headers)
+        except OSError as error:
+            raise FileError("The payload cannot be read", path=path, reason=error.strerror or error) from error
+
+    def publish(self, metadata: Mapping[str, bytes], *, director_roots: Mapping[str, bytes]) -> dict[str, Any]:
+        """Publish metadata, all or nothing; returns ``{"snapshot_version", "releases"}``."""
+        body = {
+            "metadata": {name: data.decode() for name, data in metadata.items()},
+            "director_roots": {name: data.decode() for name, data in director_roots.items()},
+        }
+        return self.call("POST", "/api/v1/image/publish", body)
+
+    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Send one JSON request and return the JSON object of the answer; no content is an empty object."""
+        data = json.dumps(body).encode() if body is not None else None
+        headers = {"Content-Type": "application/json"} if data is not None else {}
+        _, answer = self._exchange(method, path, body=data, headers=headers)
+        return _object(answer, f"The answer to {method} {path}") if answer else {}
+
+    # --- one exchange ----------------------------------------------------------------------
+
+    def _exchange(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        accept: tuple[int, ...] = (),
+    ) -> tuple[int, bytes]:
+        sent = {"Authorization": f"Bearer {self._token}", "Accept": "application/json", **(headers or {})}
+        with _mapped_errors(self._url):
+            response = self._pool.request(
+                method,
+                self._url + path,
+                body=body,
+                headers=sent,
+                redirect=False,
+                preload_content=False,
+                decode_content=False,
+            )
+            try:
+                answer = response.read(MAX_ANSWER_LENGTH_BYTES + 1)
+            finally:
+                response.close()
+        if len(answer) > MAX_ANSWER_LENGTH_BYTES:
+            raise LengthExceededError("The server's answer is longer than allowed", limit_bytes=MAX_ANSWER_LENGTH_BYTES)
+        if response.status in _REDIRECT:
+            raise RedirectError("The server answers with a redirect", location=response.headers.get("location", ""))
+        if response.status >= _FIRST_ERROR and response.status not in accept:
+            raise _problem(response.status, answer, f"{method} {path}")
+        return response.status, answer
+
+
+def _context(ca: Path | None) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=str(ca) if ca is not None else None)
+    except (OSError, ssl.SSLError) as error:
+        raise SettingError("The server's CA file cannot be read", path=ca, reason=error) from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+@contextmanager
+def _mapped_errors(url: str) -> Iterator[None]:
+    try:
+        yield
+    except urllib3.exceptions.SSLError as error:
+        raise TlsError("The server's certificate is not accepted", url=url, reason=error) from error
+    except (urllib3.exceptions.ReadTimeoutError, urllib3.exceptions.ConnectTimeoutError) as error:
+        raise SlowError("The server does not answer in time", url=url) from error
+    except (urllib3.exceptions.NewConnectionError, urllib3.exceptions.NameResolutionError) as error:
+        raise UnreachableError("The server cannot be reached", url=url, reason=error) from error
+    except urllib3.exceptions.HTTPError as error:
+        raise TruncatedError("The exchange with the server broke off", url=url, reason=error) from error
+
+
+def _object(data: bytes, what: str) -> dict[str, Any]:
+    return canonical.decode_object(data, limit_bytes=MAX_ANSWER_LENGTH_BYTES, what=what)
+
+
+def _problem(status: int, data: bytes, request: str) -> FirmamentError:
+    """Read RFC 9457 problem+json into the error it names; anything else is an HttpStatusError."""
+    try:
+        fields = Fields(_object(data, "The problem"), what="problem")
+        code, title = fields.text("type"), fields.text("title", max_length=1024)
+        facts = {
+            name: value for name, value in fields.object("facts", optional=True).value.items() if name != "problem"
+        }
+        if (request_id := fields.text("request_id", default="")) and "request_id" not in facts:
+            facts["request_id"] = request_id
+    except FirmamentError as error:
+        unclear = HttpStatusError("The server refuses without saying why", status=status, request=request)
+        unclear.__cause__ = error if isinstance(error, MalformedError) else None
+        return unclear
+    return error_for_code(code)(title, **facts)
