@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Final
 from firmament.agent.slots.progress import Progress
 from firmament.core import bundle
 from firmament.core.bundle import Entry, EntryKind
-from firmament.core.digest import Digest
 from firmament.durable import DropsCache
 from firmament.errors import (
     BootControlError,
     DigestMismatchError,
+    LengthExceededError,
     ReadBackError,
     SlotTooSmallError,
     UnsafeArchiveError,
@@ -114,11 +114,12 @@ class BundleSlot:
         self._session().finish()
 
     def verify(self, image: Image) -> None:  # noqa: D102
+        packed = Progress(image)
         try:
-            image.digest.require(
-                Digest.of(self._packed(image.length_bytes), image.digest.algorithm), what=f"Slot {self._label}"
-            )
-        except (DigestMismatchError, UnsafeArchiveError) as error:
+            for piece in self._packed():
+                packed.take(piece)
+            packed.require_complete()
+        except (DigestMismatchError, LengthExceededError, UnsafeArchiveError) as error:
             raise ReadBackError(
                 "The slot does not hold the image", slot=self._label, reason=error.problem, **error.facts
             ) from error
@@ -134,17 +135,12 @@ class BundleSlot:
             raise RuntimeError(msg)
         return self._unpacking
 
-    def _packed(self, length_bytes: int) -> Iterator[bytes]:
-        """Yield the tree's bundle, read from the storage, and a little more than `length_bytes` at most."""
-        done = 0
+    def _packed(self) -> Iterator[bytes]:
+        """Yield the tree's bundle, read from the storage."""
         for entry, path in entries(self._disk, self._root):
             if entry.kind is EntryKind.FILE and isinstance(self._disk, DropsCache):
                 self._disk.drop_cache(path)
-            for piece in member(self._disk, entry, path):
-                done += len(piece)
-                yield piece
-                if done > length_bytes:
-                    return  # the digest cannot match any more
+            yield from member(self._disk, entry, path)
         yield bundle.END
 
     def _stored_bytes(self, path: Path) -> int:
