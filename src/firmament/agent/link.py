@@ -156,9 +156,16 @@ class ServerLink:
         return self._source().stream(url, offset=offset, length_bytes=payload.length_bytes)
 
     def send(self, reports: Sequence[Report]) -> Sequence[int]:
-        """Sign and deliver reports, oldest first; see `ports.Link`."""
-        accepted: list[int] = []
-        for batch in _batches([self._sealed(report) for report in reports]):
+        """Sign and deliver reports, oldest first; see `ports.Link`.
+
+        A report of an earlier enrolment counts as stored: no server would take it from us now,
+        and it must not stop those behind it.
+        """
+        accepted = [report.report_number for report in reports if report.device_id != self.relation.device_id]
+        if accepted:
+            log.warning("report.of-earlier-enrolment", report_numbers=accepted)
+        ours = [report for report in reports if report.device_id == self.relation.device_id]
+        for batch in _batches([self._sealed(report) for report in ours]):
             url = self._url(paths.REPORT)
             reply = self._post(url, canonical.encode(ReportBatch(batch).to_json()), limit_bytes=MAX_REPLY_LENGTH_BYTES)
             with _readable(url):

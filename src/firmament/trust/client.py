@@ -385,7 +385,7 @@ class _Fetcher(FetcherInterface):
         try:
             canonical.decode_object(data, limit_bytes=max_length, what="Metadata")
         except (MalformedError, TooLargeError) as error:
-            raise MalformedMetadataError(error.problem, url=url, **error.facts) from error
+            raise MalformedMetadataError(error.problem, **{**error.facts, "url": url}) from error
         return data
 
     def _fetch(self, url: str) -> NoReturn:

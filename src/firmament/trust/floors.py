@@ -198,7 +198,9 @@ class Floors:
         # Both copies get the same content, one after the other: while one is being replaced the
         # other is whole, and afterwards losing either loses nothing.
         data = _encode(replace(values, generation=values.generation + 1), unknown)
-        self._disk.make_directory(self._directory)
+        if not self._disk.exists(self._directory):
+            self._disk.make_directory(self._directory)
+            self._disk.sync_directory(self._directory.parent)
         for name in COPIES:
             replace_durably(self._disk, self._directory / name, data)
 

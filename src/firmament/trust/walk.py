@@ -276,7 +276,7 @@ def read_manifest(primary: TargetFile) -> Manifest:
     try:
         manifest = manifests.decode(custom)
     except (MalformedError, TooLargeError) as error:
-        raise MalformedMetadataError(error.problem, target=primary.path, **error.facts) from error
+        raise MalformedMetadataError(error.problem, **{**error.facts, "target": primary.path}) from error
     if not primary.path.startswith(f"{manifest.release_id}/"):
         raise DisagreementError(
             "The manifest speaks about another release than its path", target=primary.path, found=manifest.release_id

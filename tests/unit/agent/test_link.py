@@ -434,9 +434,9 @@ def test_the_repository_may_be_somewhere_else(world):
 # --- reports -------------------------------------------------------------------------------
 
 
-def report(number, **changes):
+def report(world, number, **changes):
     facts = {
-        "device_id": str(uuid.uuid4()),
+        "device_id": world.device_id,
         "report_number": number,
         "attempt_id": str(uuid.uuid4()),
         "status": AttemptStatus.CONFIRMED,
@@ -449,7 +449,7 @@ def report(number, **changes):
 
 
 def test_reports_are_signed_by_the_identity_key(world):
-    sent = report(7)
+    sent = report(world, 7)
     assert list(world.link.send([sent])) == [7]
     (envelope,) = world.reports
     payload = base64.b64decode(envelope["payload"])
@@ -465,14 +465,19 @@ def test_reports_are_signed_by_the_identity_key(world):
 @pytest.mark.parametrize("log", [(), ("x" * 500,) * 20])
 def test_many_reports_go_in_several_batches(world, log):
     numbers = list(range(1, MAX_REPORTS + 5))
-    assert list(world.link.send([report(number, log=log) for number in numbers])) == numbers
+    assert list(world.link.send([report(world, number, log=log) for number in numbers])) == numbers
     assert len(world.reports) == len(numbers)
     assert world.requests.count("POST /v1/report") > 1
 
 
 def test_only_what_was_sent_counts_as_accepted(world):
     world.tap = lambda method, path, answer: Answer(200, b'{"v":1,"accepted":[1,2,99]}')
-    assert list(world.link.send([report(2)])) == [2]
+    assert list(world.link.send([report(world, 2)])) == [2]
+
+
+def test_a_report_of_an_earlier_enrolment_stops_nothing(world):
+    assert list(world.link.send([report(world, 1, device_id=str(uuid.uuid4())), report(world, 2)])) == [1, 2]
+    assert len(world.reports) == 1
 
 
 def test_no_reports_no_request(world):
