@@ -154,7 +154,8 @@ class Floors:
     ) -> None:
         """Record verified role versions and their keys, and a signed time, in one write.
 
-        Roles that are not mentioned keep their floors unless a key was revoked. Nothing is written when nothing changed.
+        Roles that are not mentioned keep their floors unless a key was revoked. Nothing is written
+        when nothing changed.
         Raises RollbackError when a version is below its floor.
         """
         values, unknown = self._load()
