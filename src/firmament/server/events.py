@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from firmament.core import canonical
 from firmament.log import clean
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from firmament.server.scope import Scope
+
+
+MAX_PAGE: Final = 500
+MAX_FACTS_LENGTH_BYTES: Final = 1024 * 1024
 
 
 class Event(StrEnum):
@@ -61,6 +65,29 @@ def append(  # one row, always inside the caller's transaction
             canonical.encode(_json(clean(facts))),
         ),
     )
+
+
+def list_events(
+    connection: sqlite3.Connection, scope: Scope, *, subject: str | None, after: int, limit: int
+) -> list[dict[str, Any]]:
+    """Return events in the order they happened; only a scope for all products may read them."""
+    scope.require_unlimited("Reading events")
+    rows = connection.execute(
+        "SELECT id, at, kind, actor, subject, facts FROM event "
+        "WHERE tenant_id = ? AND (? IS NULL OR subject = ?) AND id > ? ORDER BY id LIMIT ?",
+        (scope.tenant_id, subject, subject, after, min(limit, MAX_PAGE)),
+    )
+    return [
+        {
+            "id": row["id"],
+            "at": row["at"],
+            "kind": row["kind"],
+            "actor": row["actor"],
+            "subject": row["subject"],
+            "facts": canonical.decode(bytes(row["facts"]), limit_bytes=MAX_FACTS_LENGTH_BYTES, what="facts"),
+        }
+        for row in rows
+    ]
 
 
 def _json(value: Any) -> Any:

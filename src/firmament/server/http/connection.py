@@ -6,7 +6,6 @@ heads, a deadline for them (slow-header attacks), and a ceiling on open connecti
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -15,6 +14,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from firmament.server.authority import peer_identity
 
 if TYPE_CHECKING:
+    import asyncio
+
     from uvicorn.config import Config
     from uvicorn.server import ServerState
 
@@ -75,11 +76,6 @@ class DeviceConnection(HttpToolsProtocol):
         self._head_bytes = 0
         self._stop_head_timer()
         super().on_headers_complete()
-
-    def on_response_complete(self) -> None:
-        """Go back to waiting for a head; uvicorn's keep-alive timer runs until its first byte."""
-        super().on_response_complete()
-        self._in_head = True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the timer."""

@@ -1,0 +1,371 @@
+"""The composition root: puts one server together, runs it, and takes it apart in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import socket
+from typing import TYPE_CHECKING, Any, Final
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from firmament import __version__
+from firmament.errors import (
+    AddressInUseError,
+    FirmamentError,
+    ForbiddenError,
+    LocalError,
+    LockedError,
+    MalformedError,
+    NotFoundError,
+)
+from firmament.log import logger
+from firmament.server import seen, versions
+from firmament.server.authority import load_authority
+from firmament.server.database.connection import Writer, connect
+from firmament.server.database.migrate import migrate
+from firmament.server.http.connection import DeviceConnection
+from firmament.server.http.device_api import PREFIX, DeviceApi, extend_horizon
+from firmament.server.http.downloads import CutOffError, Downloads
+from firmament.server.http.messages import GoneError, answer, new_request_id, problem, unexpected
+from firmament.server.http.operator_api import OperatorApi
+from firmament.server.http.tls import make_context, server_certificate
+from firmament.server.inventory.service import Registrar
+from firmament.server.inventory.store import LinkReader
+from firmament.server.keys import load_director_keys, read_online_keyids
+from firmament.server.limits import TokenBuckets
+from firmament.server.parts import Parts
+from firmament.server.payloads.store import BlobStore, ServerDisk
+from firmament.server.releases.generations import Generations
+from firmament.server.releases.service import Publisher
+from firmament.server.seen import LastSeen
+from firmament.server.signer_client import SignerClient
+from firmament.server.versions import ReplyVersions
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Iterator
+
+    from starlette.requests import Request
+
+    from firmament.core.clock import Clock
+    from firmament.server.http.messages import AsgiScope, Receive, Send
+    from firmament.server.layout import Layout
+    from firmament.server.settings import ServerSettings
+
+log = logger("server")
+
+BACKLOG: Final = 2048
+SEND_BUFFER_BYTES: Final = 128 * 1024
+# Without a cap the kernel keeps up to 2.3 MB per slow download (stack.md §2).
+GRACEFUL_SHUTDOWN_S: Final = 2
+KEEP_ALIVE_S: Final = 15
+REFRESH_CHECK_S: Final = 3600.0
+HORIZON_CHECK_S: Final = 10.0
+
+
+class Server:
+    """One firmware server: everything `server run` holds, from lock to signer."""
+
+    def __init__(self, layout: Layout, settings: ServerSettings, clock: Clock) -> None:
+        self._layout = layout
+        self._settings = settings
+        self._clock = clock
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def run(self, *, on_ready: Callable[[str, int], None]) -> None:
+        """Serve until SIGTERM or SIGINT. `on_ready` gets address and port once connections are taken.
+
+        Raises LockedError, AddressInUseError, KeyFileError, SettingError, CorruptStateError.
+        """
+        with locked(self._layout), listen(self._settings.host, self._settings.port) as listener:
+            disk = ServerDisk()
+            migrate(self._layout.database)
+            signer = SignerClient(self._layout.signer, user=self._settings.signer_user)
+            signer.start()
+            try:
+                self._serve(disk, listener, signer, on_ready)
+            finally:
+                signer.close()
+
+    def _serve(
+        self, disk: ServerDisk, listener: socket.socket, signer: SignerClient, on_ready: Callable[[str, int], None]
+    ) -> None:
+        layout, settings = self._layout, self._settings
+        certificate = server_certificate(disk, layout, settings, self._clock.now())
+        context = make_context(disk, certificate, layout.device_ca / "ca.pem")
+        # The writer first: it switches the file to WAL mode.
+        writer = Writer(layout.database)
+        with contextlib.closing(connect(layout.database, read_only=True)) as reader:
+            try:
+                parts = self._parts(disk, signer, writer, reader)
+                application = Application(parts)
+                config = uvicorn.Config(
+                    application,
+                    http=DeviceConnection,
+                    ws="none",
+                    loop="uvloop",
+                    lifespan="off",
+                    log_config=None,
+                    access_log=False,
+                    server_header=False,
+                    timeout_keep_alive=KEEP_ALIVE_S,
+                    timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
+                    backlog=BACKLOG,
+                )
+                config.load()
+                config.ssl = context
+                DeviceConnection.head_deadline_s = settings.header_deadline_s
+                DeviceConnection.max_connections = settings.max_connections
+                quiet_uvicorn()
+                server = _UvicornServer(config, self, parts, on_ready)
+                server.run(sockets=[listener])
+            finally:
+                writer.close()
+
+    def _parts(self, disk: ServerDisk, signer: SignerClient, writer: Writer, reader: sqlite3.Connection) -> Parts:
+        layout, settings = self._layout, self._settings
+        blobs = BlobStore(
+            disk, layout.blobs, max_length_bytes=settings.max_blob_bytes, min_free_bytes=settings.min_free_bytes
+        )
+        blobs.sweep()
+        publisher = Publisher(
+            generations=Generations(disk, layout),
+            blobs=blobs,
+            signer=signer,
+            writer=writer,
+            reader=reader,
+            online_keyids=read_online_keyids(disk, layout.online_public),
+            clock=self._clock,
+        )
+        return Parts(
+            settings=settings,
+            layout=layout,
+            clock=self._clock,
+            reader=reader,
+            link_reader=LinkReader(reader),
+            writer=writer,
+            director_keys=load_director_keys(disk, layout.director),
+            reply_versions=ReplyVersions(versions.read_horizon(reader)),
+            registrar=Registrar(load_authority(disk, layout.device_ca), settings.device_certificate_days),
+            blobs=blobs,
+            publisher=publisher,
+            last_seen=LastSeen(),
+            address_limit=TokenBuckets(rate_per_s=settings.address_requests_per_s, burst=settings.address_burst),
+            device_limit=TokenBuckets(rate_per_s=settings.device_requests_per_s, burst=settings.device_burst),
+            enrolment_limit=TokenBuckets(rate_per_s=settings.enrolments_per_s, burst=settings.enrolment_burst),
+            login_limit=TokenBuckets(rate_per_s=settings.logins_per_minute / 60, burst=settings.login_burst),
+        )
+
+    # --- background work -------------------------------------------------------------------
+
+    async def start(self, parts: Parts) -> None:
+        """Mend what a crash left, and start the loops."""
+        await parts.publisher.recover()
+        await extend_horizon(parts, int(self._clock.now().timestamp()))
+        for work, interval_s in (
+            (self._flush_seen, seen.FLUSH_INTERVAL_S),
+            (self._extend_horizon, HORIZON_CHECK_S),
+            (self._refresh, REFRESH_CHECK_S),
+        ):
+            self._tasks.append(asyncio.create_task(_every(interval_s, work, parts)))
+
+    async def stop(self, parts: Parts) -> None:
+        """Stop the loops and write what they still hold."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._flush_seen(parts)
+
+    async def _flush_seen(self, parts: Parts) -> None:
+        while rows := parts.last_seen.take():
+            await parts.writer.submit(lambda connection, rows=rows: seen.write_seen(connection, rows))  # type: ignore[misc]  # bound now
+
+    async def _extend_horizon(self, parts: Parts) -> None:
+        await extend_horizon(parts, int(self._clock.now().timestamp()))
+
+    async def _refresh(self, parts: Parts) -> None:
+        await parts.publisher.refresh()
+
+
+async def _every(interval_s: float, work: Callable[[Parts], Any], parts: Parts) -> None:
+    while True:
+        try:
+            await work(parts)
+        except FirmamentError as error:
+            log.error("background.failed", work=work.__name__, code=error.code, reason=str(error))  # noqa: TRY400 - a sentence
+        await asyncio.sleep(interval_s)
+
+
+class _UvicornServer(uvicorn.Server):
+    """uvicorn's server with our start and stop inside its loop."""
+
+    def __init__(
+        self, config: uvicorn.Config, server: Server, parts: Parts, on_ready: Callable[[str, int], None]
+    ) -> None:
+        super().__init__(config)
+        self._firmament = server
+        self._parts = parts
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._firmament.start(self._parts)
+        await super().startup(sockets)
+        assert sockets
+        host, port = sockets[0].getsockname()[:2]
+        log.info("server.started", host=host, port=port, pid=os.getpid(), version=__version__)
+        self._on_ready(host, port)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        await self._firmament.stop(self._parts)
+        log.info("server.stopped")
+
+
+class Application:
+    """ASGI: devices first, then the operator's framework."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        settings = parts.settings
+        downloads = Downloads(
+            max_in_all=settings.max_downloads,
+            max_per_peer=settings.max_downloads_per_device,
+            min_rate_bytes_per_s=settings.min_download_bytes_per_s,
+        )
+        self._devices = DeviceApi(parts, downloads)
+        self.operators = make_operator_app(parts)
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        """Dispatch one request."""
+        if scope["type"] != "http":
+            return
+        if scope["path"].startswith(PREFIX):
+            with contextlib.suppress(CutOffError):
+                await self._devices(scope, receive, send)
+            return
+        await self._operate(scope, receive, send)
+
+    async def _operate(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        request_id = new_request_id()
+        scope["state"]["request_id"] = request_id
+        started_s = self._parts.clock.monotonic_s()
+        address = scope["client"][0] if scope.get("client") else ""
+        status = 0
+
+        async def noting(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            self._parts.address_limit.require(address, started_s, what="requests from this address")
+            await self.operators(scope, receive, noting)
+        except GoneError:
+            pass
+        except FirmamentError as error:
+            status, headers, body = problem(error, request_id)
+            await answer(send, status, headers, body)
+        except Exception as error:  # noqa: BLE001 - logged with its trace; the framework has answered
+            unexpected(error, request_id)
+        log.info(
+            "request.done",
+            request_id=request_id,
+            method=scope["method"],
+            path=scope["path"],
+            status=status,
+            address=address,
+            duration_s=round(self._parts.clock.monotonic_s() - started_s, 4),
+        )
+
+
+def make_operator_app(parts: Parts) -> FastAPI:
+    """Build the framework's application; its documentation pages would load foreign scripts, so none."""
+    app = FastAPI(title="Firmament operator API", version=__version__, docs_url=None, redoc_url=None)
+    app.include_router(OperatorApi(parts).router)
+    app.add_exception_handler(FirmamentError, _on_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    return app
+
+
+def _respond(request: Request, error: FirmamentError) -> Response:
+    status, headers, body = problem(error, request.scope["state"].get("request_id", ""))
+    plain = {name.decode(): value.decode() for name, value in headers if name != b"x-request-id"}
+    return Response(body, status_code=status, headers=plain)
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, FirmamentError)
+    return _respond(request, error)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:  # noqa: PLR2004 - HTTP's own number
+        return _respond(request, NotFoundError("There is no such path", path=request.url.path[:80]))
+    if error.status_code == 405:  # noqa: PLR2004 - HTTP's own number
+        return _respond(request, MalformedError("This path does not take that method", method=request.method))
+    return _respond(request, ForbiddenError("The request was refused", status=error.status_code))
+
+
+async def _on_validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    names = " ".join(".".join(str(part) for part in item["loc"]) for item in error.errors())
+    return _respond(request, MalformedError("A parameter is missing or wrong", parameters=names[:200]))
+
+
+# --- the machine ---------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def locked(layout: Layout) -> Iterator[None]:
+    """Hold the directory's lock; raises LockedError when another process does."""
+    try:
+        descriptor = os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise LocalError("The server's directory cannot be used", path=layout.lock, reason=error.strerror) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise LockedError("A server runs in this directory", path=layout.lock) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def listen(host: str, port: int) -> Iterator[socket.socket]:
+    """Bind the socket, with a capped send buffer; raises AddressInUseError or LocalError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    with listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            kind = AddressInUseError if error.errno == errno.EADDRINUSE else LocalError
+            raise kind("The server cannot listen there", host=host, port=port, reason=error.strerror) from error
+        listener.setblocking(False)  # noqa: FBT003 - the socket module's own signature
+        yield listener
+
+
+def quiet_uvicorn() -> None:
+    """Keep uvicorn's own lines out: each request has its line here, with a request id."""
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        found = logging.getLogger(name)
+        found.handlers[:] = []
+        found.propagate = False
+        found.setLevel(logging.CRITICAL + 1)

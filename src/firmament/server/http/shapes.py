@@ -1,0 +1,201 @@
+"""Shapes of the operator API for its OpenAPI description.
+
+Answers are `TypedDict`s, which the framework writes and checks. Requests are described here but
+read with `core.fields`, like every body from outside: one reader, one kind of error.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+
+class Health(TypedDict):
+    """The server answers, and what it is."""
+
+    status: str
+    version: str
+
+
+class Token(TypedDict):
+    """A token, shown once."""
+
+    token: str
+    expires_at: int
+    role: str
+    product: str | None
+
+
+class EnrolmentToken(TypedDict):
+    """A one-time token for devices, shown once."""
+
+    token: str
+
+
+class Enrolment(TypedDict):
+    """Name and certificate chain of a new device."""
+
+    v: int
+    device_id: str
+    certificate_chain_pem: str
+
+
+class Blob(TypedDict):
+    """Bytes the server holds."""
+
+    sha256: str
+    length_bytes: int
+
+
+class PublishResult(TypedDict):
+    """What is published now."""
+
+    snapshot_version: int
+    releases: list[str]
+
+
+class ImageState(TypedDict):
+    """Versions of every role, for making the next."""
+
+    roles: dict[str, int]
+    director_root: int
+    snapshot_version: int
+    timestamp_version: int
+
+
+class Products(TypedDict):
+    """Product lines."""
+
+    products: list[str]
+
+
+class Release(TypedDict):
+    """One published release."""
+
+    release: str
+    product: str
+    version: str
+    sequence_number: int
+    target: str
+    length_bytes: int
+    digest: str
+    hardware: list[str]
+    installer: str
+    published_at: int
+    withdrawn_at: int | None
+    channels: list[str]
+
+
+class ReleaseDetail(Release):
+    """One release with its signed manifest."""
+
+    manifest: dict[str, Any]
+
+
+class Releases(TypedDict):
+    """Releases, newest first."""
+
+    releases: list[Release]
+
+
+class Device(TypedDict):
+    """One enrolled device."""
+
+    device_id: str
+    product: str
+    hardware: str
+    serial: str
+    disabled: bool
+    version: str
+    sequence_number: int
+    image_digest: str
+    boot_id: str
+    attributes: dict[str, str]
+    enrolled_at: int
+    last_seen: int | None
+
+
+class Devices(TypedDict):
+    """One page of devices; `next` is the cursor of the following page."""
+
+    devices: list[Device]
+    next: str | None
+
+
+class Attempt(TypedDict):
+    """One device x one release x one try."""
+
+    attempt_id: str
+    device_id: str
+    release: str
+    status: str
+    active: bool
+    code: str
+    message: str
+    log: list[str]
+    boot_id_before: str
+    boot_id: str
+    created_at: int
+    updated_at: int
+
+
+class Attempts(TypedDict):
+    """Attempts of one device, newest first."""
+
+    attempts: list[Attempt]
+
+
+class Assigned(TypedDict):
+    """The attempt that was opened, or is open already."""
+
+    attempt_id: str
+
+
+class Person(TypedDict):
+    """Somebody who may sign in."""
+
+    name: str
+    role: str
+    disabled: bool
+    created_at: int
+
+
+class People(TypedDict):
+    """Everybody who may sign in."""
+
+    people: list[Person]
+
+
+class Event(TypedDict):
+    """Something that happened."""
+
+    id: int
+    at: int
+    kind: str
+    actor: str
+    subject: str
+    facts: dict[str, Any]
+
+
+class Events(TypedDict):
+    """One page of events."""
+
+    events: list[Event]
+
+
+class Problem(TypedDict):
+    """RFC 9457; `type` is a code of docs/reference/errors.md."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    retry: str
+    facts: dict[str, Any]
+    request_id: str
+
+
+def takes(required: dict[str, str], optional: dict[str, str] | None = None) -> dict[str, Any]:
+    """Describe a JSON request body for OpenAPI: field name to JSON type."""
+    fields = {name: {"type": kind} for name, kind in {**required, **(optional or {})}.items()}
+    schema = {"type": "object", "properties": fields, "required": sorted(required)}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
