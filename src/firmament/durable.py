@@ -296,6 +296,20 @@ def replace_durably(disk: Disk, path: Path, data: bytes, *, mode: int = PRIVATE_
     disk.sync_directory(path.parent)
 
 
+def make_directory_durably(disk: Disk, path: Path, *, mode: int = 0o700) -> None:
+    """Make a directory and its missing parents so that a power cut cannot take the names away again.
+
+    Syncing a file and its own directory is not enough for a directory that is new itself.
+    """
+    missing = []
+    while not disk.exists(path):
+        missing.append(path)
+        path = path.parent
+    for directory in reversed(missing):
+        disk.make_directory(directory, mode=mode)
+        disk.sync_directory(directory.parent)
+
+
 @contextlib.contextmanager
 def mapped_errors(path: Path) -> Iterator[None]:
     """Turn OSError from storage into this house's errors, naming the path.

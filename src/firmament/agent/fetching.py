@@ -22,6 +22,7 @@ from firmament.errors import (
     FirmamentError,
     LoopError,
     NoInstallerError,
+    RangeError,
     ReadBackError,
     Retry,
     TlsError,
@@ -74,9 +75,9 @@ class Fetching:
         """Fetch on until the machine has left *fetching*; raises what is worth another try, later."""
         ledger = self._ledger
         slot = self._slot()
-        # Before the first byte changes: no boot loader may fall back into half an image. Idempotent.
-        self._parts.boot.retire(slot.label)
         try:
+            # Before the first byte changes: no boot loader may fall back into half an image. Idempotent.
+            self._parts.boot.retire(slot.label)
             self._fetch(slot)
         except TrustError as error:
             self._reject(error)
@@ -84,6 +85,11 @@ class Fetching:
             self._start_over(error, Event.STORAGE_GAVE_UP)
         except ApplicabilityError as error:
             ledger.go(Event.IMAGE_REJECTED, reason=reason_for(error))
+        except RangeError as error:
+            # The server cannot continue where we stopped: its file is another one than before.
+            if not ledger.attempt.offset:
+                self._try_again(error)
+            self._start_over(error, Event.STORAGE_GAVE_UP)
         except (TransferError, FileError) as error:
             self._try_again(error)
         except FirmamentError as error:

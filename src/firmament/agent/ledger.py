@@ -18,6 +18,7 @@ from firmament.agent.journal import Journal
 from firmament.agent.machine import FINAL, Event, State, longest_path, step
 from firmament.agent.outcome import decide
 from firmament.agent.record import Attempt, Ended, Reason, Record, Release, with_ended, with_report
+from firmament.durable import make_directory_durably
 from firmament.errors import FirmamentError
 from firmament.log import logger
 from firmament.protocol.status import Outcome
@@ -56,7 +57,7 @@ class Ledger:
 
     def open(self) -> None:
         """Load the journal, or begin one; raises StateError or a storage error."""
-        self._parts.disk.make_directory(self._parts.state_directory)
+        make_directory_durably(self._parts.disk, self._parts.state_directory)
         record = self._journal.load()
         if record is None:
             record = Record(running=self._parts.initial)

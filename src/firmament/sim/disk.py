@@ -108,18 +108,30 @@ class SimDisk:
         """Return what a file holds now."""
         return self._file(path)[1].now
 
-    def fingerprint(self) -> bytes:
-        """Return a digest of everything durable: two disks with the same are the same after any reboot."""
-        digest = hashlib.sha256()
-        for line in self._lines(lambda node: node.durable, with_contents=True):
-            digest.update(line.encode() + b"\0")
-        return digest.digest()
+    def tree(self, path: Path) -> dict[str, bytes | str | None]:
+        """Return everything below a directory by relative path: a file's bytes, a symlink's target, or None."""
+        found: dict[str, bytes | str | None] = {}
+        start = self._find(path)
+        todo = [("", start)] if start is not None else []
+        while todo:
+            prefix, number = todo.pop()
+            node = self._nodes[number]
+            if isinstance(node, _Directory):
+                todo += [(f"{prefix}/{name}", child) for name, child in node.now.items()]
+            content = None if isinstance(node, _Directory) else node.now if isinstance(node, _File) else node.target
+            if prefix:
+                found[prefix[1:]] = content
+        return found
+
+    def fingerprint(self) -> tuple[tuple[str, object], ...]:
+        """Return all names and contents as one value: two disks with the same are the same after a reboot."""
+        return tuple(sorted(self.tree(Path("/")).items()))
 
     def dump(self) -> str:
         """Return the tree for people: name, length, start of the digest, ``*`` for not yet durable."""
-        return "\n".join(self._lines(lambda node: node.now))
+        return "\n".join(self._lines())
 
-    def _lines(self, side: Callable[[_Directory | _File], object], *, with_contents: bool = False) -> list[str]:
+    def _lines(self) -> list[str]:
         lines: list[str] = []
 
         def walk(path: PurePosixPath, number: int) -> None:
@@ -127,16 +139,13 @@ class SimDisk:
             if isinstance(node, _Link):
                 lines.append(f"{path} -> {node.target}")
             elif isinstance(node, _File):
-                data = node.durable if with_contents else node.now
-                mark = "" if with_contents or node.now == node.durable else " *"
-                lines.append(f"{path} {node.mode:o} {len(data)} {hashlib.sha256(data).hexdigest()[:16]}{mark}")
+                mark = "" if node.now == node.durable else " *"
+                digest = hashlib.sha256(node.now).hexdigest()[:16]
+                lines.append(f"{path} {node.mode:o} {len(node.now)} {digest}{mark}")
             else:
-                entries = side(node)
-                assert isinstance(entries, dict)
-                mark = "" if with_contents or node.now == node.durable else " *"
-                lines.append(f"{path}/{mark}")
-                for name in sorted(entries):
-                    walk(path / name, entries[name])
+                lines.append(f"{path}/{'' if node.now == node.durable else ' *'}")
+                for name in sorted(node.now):
+                    walk(path / name, node.now[name])
 
         walk(PurePosixPath("/"), ROOT)
         return lines

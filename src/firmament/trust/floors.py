@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from firmament.core import canonical
 from firmament.core.fields import Fields, format_time
-from firmament.durable import read_file, replace_durably
+from firmament.durable import make_directory_durably, read_file, replace_durably
 from firmament.errors import CorruptStateError, FirmamentError, RollbackError, TooLargeError
 from firmament.log import logger
 
@@ -200,7 +200,7 @@ class Floors:
         # other is whole, and afterwards losing either loses nothing.
         data = _encode(replace(values, generation=values.generation + 1), unknown)
         if not self._disk.exists(self._directory):
-            self._disk.make_directory(self._directory)
+            make_directory_durably(self._disk, self._directory)
             self._disk.sync_directory(self._directory.parent)
         for name in COPIES:
             replace_durably(self._disk, self._directory / name, data)

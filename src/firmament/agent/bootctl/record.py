@@ -14,7 +14,7 @@ from firmament.agent.bootctl.choice import Choice, Other, decide
 from firmament.agent.slots.port import Label
 from firmament.core import canonical
 from firmament.core.fields import Fields
-from firmament.durable import read_file, replace_durably
+from firmament.durable import make_directory_durably, read_file, replace_durably
 from firmament.errors import BootControlError, FirmamentError
 from firmament.log import logger
 
@@ -44,7 +44,7 @@ class RecordStore:
     def store(self, choice: Choice) -> None:  # noqa: D102
         # A cut between the copies leaves the second one older: its generation is lower.
         data = encode(choice, self._load()[1] + 1)
-        self._disk.make_directory(self._directory)
+        make_directory_durably(self._disk, self._directory)
         for name in COPIES:
             replace_durably(self._disk, self._directory / name, data)
 

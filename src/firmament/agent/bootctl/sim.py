@@ -14,7 +14,7 @@ from firmament.agent.bootctl.record import RecordStore
 from firmament.agent.slots.port import Label
 from firmament.core import canonical
 from firmament.core.fields import Fields
-from firmament.durable import read_file, replace_durably
+from firmament.durable import make_directory_durably, read_file, replace_durably
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +44,7 @@ class SimMachine:
     def power_on(self, label: Label) -> None:
         """Write down what the boot loader chose."""
         value = canonical.encode({"slot": label, "starts": self._load()[1] + 1})
-        self._disk.make_directory(self._path.parent)
+        make_directory_durably(self._disk, self._path.parent)
         replace_durably(self._disk, self._path, value)
 
     def _load(self) -> tuple[Label, int]:

@@ -1,0 +1,254 @@
+"""A server and an author in memory, behind the agent's own `Transport` port.
+
+Everything is signed with real keys and made by the functions that the release tool and the
+server use (trust/repository.py, trust/director.py), so the device's whole verification runs. The
+server stores reports as the real one does: each number once, only with a valid signature.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from firmament.core import canonical
+from firmament.core.digest import Digest
+from firmament.core.manifest import Image, Manifest, Payload
+from firmament.errors import UnreachableError
+from firmament.protocol.status import FINAL_STATUSES
+from firmament.protocol.v1 import paths
+from firmament.protocol.v1.envelope import REPORT_TYPE, open_envelope
+from firmament.protocol.v1.messages import (
+    Report,
+    ReportReply,
+    decode_poll_request,
+    decode_report,
+    decode_report_batch,
+)
+from firmament.trust import repository
+from firmament.trust.director import Assignment, DirectorKeys, make_reply
+from firmament.trust.keys import KeyKind, generate
+from firmament.trust.roles import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, RoleKeys
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from securesystemslib.signer import Signer
+
+    from firmament.core.clock import Clock
+    from firmament.core.ids import AttemptId, DeviceId
+
+BASE_URL: Final = "https://server.sim"
+PRODUCT: Final = "thermo"
+HARDWARE: Final = "sim1"
+OK: Final = 200
+PARTIAL: Final = 206
+NOT_FOUND: Final = 404
+LIFETIME: Final = timedelta(days=365)
+MAX_BODY_BYTES: Final = 1024 * 1024
+
+
+class SimAuthor:
+    """Holds the offline keys and the image repository of one product."""
+
+    def __init__(self, clock: Clock, *, product: str = PRODUCT) -> None:
+        self.product = product
+        self.files: dict[str, bytes] = {}
+        """Path below the repository -> bytes."""
+        self._clock = clock
+        self._keys: dict[str, tuple[Signer, ...]] = {
+            # One key of each class, both needed: a hybrid role, as `firmament init` makes it.
+            name: (generate(KeyKind.ED25519), generate(KeyKind.ML_DSA_65))
+            for name in (ROOT, TARGETS, product)
+        }
+        self._keys |= {name: (generate(KeyKind.ED25519),) for name in (SNAPSHOT, TIMESTAMP)}
+        self._releases: dict[str, Any] = {}
+        self._version = 0
+        roles = {name: self._role(name) for name in (ROOT, TARGETS, SNAPSHOT, TIMESTAMP)}
+        self.root = self._put(ROOT, repository.make_root(version=1, expires_at=self._expires(), roles=roles))
+        products = {product: self._role(product)}
+        self._put(TARGETS, repository.make_targets(version=1, expires_at=self._expires(), products=products))
+
+    def publish(self, image: bytes, *, version: str, sequence_number: int, installer: str, **changes: Any) -> Manifest:
+        """Sign a release whose payload is the whole image, and publish it."""
+        payload = Payload("whole", 1, f"{self.product}/{version}/image.bin", len(image), Digest.of(image))
+        manifest = Manifest(
+            product=self.product,
+            version=version,
+            sequence_number=sequence_number,
+            hardware=(HARDWARE,),
+            installer=installer,
+            image=Image(Digest.of(image), len(image)),
+            payloads=(payload,),
+            created_at=self._clock.now(),
+            **changes,
+        )
+        targets = repository.release_targets(manifest)
+        self._releases |= targets
+        for target in targets.values():
+            self.files[f"targets/{repository.target_file_name(target)}"] = image
+        self._version += 1
+        number = self._version
+        self._put(
+            self.product,
+            repository.make_product(version=number, expires_at=self._expires(), targets=self._releases),
+        )
+        versions = {TARGETS: 1, self.product: number}
+        self._put(SNAPSHOT, repository.make_snapshot(version=number, expires_at=self._expires(), versions=versions))
+        self._put(
+            TIMESTAMP,
+            repository.make_timestamp(version=number, expires_at=self._expires(), snapshot_version=number),
+        )
+        return manifest
+
+    def _role(self, name: str) -> RoleKeys:
+        keys = tuple(signer.public_key for signer in self._keys[name])
+        return RoleKeys(keys, threshold=len(keys))
+
+    def _put(self, role: str, metadata: Any) -> bytes:
+        data = repository.encode(repository.sign(metadata, *self._keys[role]))
+        self.files[f"metadata/{repository.file_name(role, metadata)}"] = data
+        return data
+
+    def _expires(self) -> Any:
+        return self._clock.now() + LIFETIME
+
+
+@dataclass
+class SimServer:
+    """`Transport` that answers as firmware server and status tracker for one device."""
+
+    author: SimAuthor
+    clock: Clock
+    device_id: DeviceId
+    chunk_bytes: int = 1000
+    """How the network cuts a payload into pieces."""
+    assignment: Assignment | None = None
+    reports: list[Report] = field(default_factory=list)
+    """Stored for good, in the order they came."""
+    requests: list[str] = field(default_factory=list)
+    is_reachable: bool = True
+
+    def __post_init__(self) -> None:
+        """Make the director's keys and its root."""
+        online = [generate(KeyKind.ED25519) for _ in range(3)]
+        self._director = DirectorKeys(*online)
+        root = generate(KeyKind.ED25519)
+        roles = {ROOT: root, **dict(zip((TARGETS, SNAPSHOT, TIMESTAMP), online, strict=True))}
+        metadata = repository.make_root(
+            version=1,
+            expires_at=self.clock.now() + LIFETIME,
+            roles={name: RoleKeys((signer.public_key,), 1) for name, signer in roles.items()},
+        )
+        self.director_root = repository.encode(repository.sign(metadata, root))
+        self._polls = 0
+
+    def assign(self, manifest: Manifest, attempt_id: AttemptId) -> None:
+        """Offer a release to the device until it reports how that ended."""
+        payload = manifest.payloads[0]
+        self.assignment = Assignment(
+            attempt_id=attempt_id,
+            target=payload.target,
+            length_bytes=payload.length_bytes,
+            digest=payload.digest,
+            payload=payload.target,
+        )
+
+    def copy_state(self) -> tuple[object, ...]:
+        """Return what the server has stored, as a value; `restore` takes it back."""
+        return self.assignment, tuple(self.reports), self._polls
+
+    def restore(self, state: tuple[Any, ...]) -> None:
+        """Go back to an earlier `copy_state`."""
+        self.assignment, reports, self._polls = state
+        self.reports = list(reports)
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        deadline_s: float | None = None,
+    ) -> SimResponse:
+        """Answer one request; see `agent.ports.Transport`."""
+        del deadline_s
+        if not self.is_reachable:
+            raise UnreachableError("The server cannot be reached", url=url)
+        path = url.removeprefix(BASE_URL)
+        self.requests.append(f"{method} {path}")
+        if (method, path) == ("POST", paths.POLL):
+            return self._json(self._poll(body or b""))
+        if (method, path) == ("POST", paths.REPORT):
+            return self._json(self._report(body or b""))
+        image_path = path.removeprefix("/v1/image/")
+        if method == "GET" and image_path in self.author.files:
+            return self._file(self.author.files[image_path], (headers or {}).get("Range", ""))
+        if method == "GET" and path == f"{paths.DIRECTOR_METADATA}1.root.json":
+            return self._file(self.director_root, "")
+        return SimResponse(NOT_FOUND, {"content-length": "0"}, b"", self.chunk_bytes)
+
+    def _poll(self, body: bytes) -> dict[str, Any]:
+        question = decode_poll_request(body)
+        self._polls += 1
+        reply = make_reply(
+            self._director,
+            device_id=self.device_id,
+            nonce=question.nonce,
+            assignment=self.assignment,
+            now=self.clock.now(),
+            version=int(self.clock.now().timestamp()) + self._polls,
+            poll_after_s=0,
+        )
+        return reply.to_json()
+
+    def _report(self, body: bytes) -> dict[str, Any]:
+        accepted = []
+        for item in decode_report_batch(body).envelopes:
+            report = decode_report(open_envelope(item, expected_type=REPORT_TYPE).payload)
+            accepted.append(report.report_number)
+            if all(known.report_number != report.report_number for known in self.reports):
+                self.reports.append(report)
+            if (
+                self.assignment is not None
+                and report.attempt_id == self.assignment.attempt_id
+                and report.status in FINAL_STATUSES
+            ):
+                self.assignment = None
+        return ReportReply(tuple(accepted)).to_json()
+
+    def _json(self, value: dict[str, Any]) -> SimResponse:
+        data = canonical.encode(value)
+        headers = {"content-length": str(len(data)), "content-type": "application/json"}
+        return SimResponse(OK, headers, data, self.chunk_bytes)
+
+    def _file(self, data: bytes, wanted: str) -> SimResponse:
+        etag = f'"{Digest.of(data).hex}"'
+        if not wanted:
+            return SimResponse(OK, {"content-length": str(len(data)), "etag": etag}, data, self.chunk_bytes)
+        start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+        headers = {
+            "content-length": str(len(data) - start),
+            "content-range": f"bytes {start}-{len(data) - 1}/{len(data)}",
+            "etag": etag,
+        }
+        return SimResponse(PARTIAL, headers, data[start:], self.chunk_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class SimResponse:
+    """See `agent.ports.Response`."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    chunk_bytes: int
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the body in pieces of `chunk_bytes`."""
+        for start in range(0, len(self.body), self.chunk_bytes):
+            yield self.body[start : start + self.chunk_bytes]
+
+    def close(self) -> None:
+        """Nothing is held."""
