@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from securesystemslib.signer import Signer
-    from tuf.api.metadata import Metadata, TargetFile, Targets
+    from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
     from firmament.release.build import BuiltRelease
     from firmament.release.remote import OperatorApi
@@ -190,9 +190,9 @@ def refresh(workspace: Workspace, *, secrets: Secrets, now: datetime) -> int:
     return timestamp.signed.version
 
 
-def author_held(workspace: Workspace, secrets: Secrets) -> dict[str, Signer]:
-    """Open the snapshot and timestamp keys if both are in this workspace, else return nothing."""
-    root = workspace.root()
+def author_held(workspace: Workspace, secrets: Secrets, *, root: Metadata[Root] | None = None) -> dict[str, Signer]:
+    """Open the snapshot and timestamp keys of `root` (the newest) if both are here, else return nothing."""
+    root = root or workspace.root()
     records = {role: workspace.local_keys(repository.role_keys(root.signed, role)) for role in (SNAPSHOT, TIMESTAMP)}
     if not all(records.values()):
         return {}
