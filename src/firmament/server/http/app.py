@@ -8,6 +8,7 @@ import errno
 import fcntl
 import logging
 import os
+import signal
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
@@ -215,6 +216,16 @@ class _UvicornServer(uvicorn.Server):
         self._firmament = server
         self._parts = parts
         self._on_ready = on_ready
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop on SIGTERM and SIGINT, and return: uvicorn's own version ends the process by the signal."""
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self._firmament.start(self._parts)

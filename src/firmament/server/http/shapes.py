@@ -6,7 +6,9 @@ read with `core.fields`, like every body from outside: one reader, one kind of e
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any
+
+from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
 
 class Health(TypedDict):

@@ -1,0 +1,249 @@
+"""``firmament server``: set up, run and check a firmware server."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from firmament import log
+from firmament.cli.common import EXIT_FAILED, Output, output, output_options
+from firmament.core.clock import SystemClock
+from firmament.durable import read_file
+from firmament.errors import MalformedError
+from firmament.server.database.connection import connect, transact
+from firmament.server.doctor import Doctor, Verdict
+from firmament.server.events import Event, append
+from firmament.server.http.app import Server, locked
+from firmament.server.keys import read_online_keyids
+from firmament.server.layout import Layout
+from firmament.server.payloads.store import ServerDisk
+from firmament.server.releases.admission import Circumstances, trust_roots
+from firmament.server.releases.generations import Generations
+from firmament.server.releases.model import Submission
+from firmament.server.scope import console
+from firmament.server.settings import ServerSettings, read_settings
+from firmament.server.setup import initialise
+from firmament.trust.repository import MAX_METADATA_LENGTH_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+MARKS: Final = {Verdict.GOOD: "ok  ", Verdict.WARNING: "warn", Verdict.BAD: "BAD "}
+
+
+def directory_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--directory``."""
+    return click.option(
+        "--directory",
+        "-d",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path(),
+        envvar="FIRMAMENT_SERVER_DIRECTORY",
+        show_envvar=True,
+        help="The server's directory. [default: .]",
+    )(function)
+
+
+def settings_of(directory: Path) -> tuple[Layout, ServerSettings]:
+    """Return paths and settings of a server's directory; raises FileError, SettingError."""
+    layout = Layout(directory.absolute())
+    return layout, read_settings(layout.settings, os.environ)
+
+
+def who() -> str:
+    """Name whoever sits at this console."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+@click.group(name="server")
+def group() -> None:
+    """Set up, run and check a firmware server."""
+
+
+@group.command()
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--name", "names", multiple=True, help="DNS name that devices will use; may be repeated.")
+@click.option("--address", "addresses", multiple=True, help="IP address that devices will use; may be repeated.")
+@click.option("--host", help="Address to listen on. [default: all]")
+@click.option("--port", type=click.IntRange(0, 65535), help="TCP port. [default: 4443]")
+@click.option("--certificate", type=click.Path(path_type=Path, exists=True), help="Use this PEM chain, not the own CA.")
+@click.option("--certificate-key", type=click.Path(path_type=Path, exists=True), help="PEM key of --certificate.")
+@output_options
+def init(
+    directory: Path,
+    names: tuple[str, ...],
+    addresses: tuple[str, ...],
+    host: str | None,
+    port: int | None,
+    certificate: Path | None,
+    certificate_key: Path | None,
+) -> None:
+    """Make a new server in DIRECTORY: keys, certificates, database, settings.
+
+    There is no default account and no default password.
+    """
+    layout = Layout(directory.absolute())
+    options: dict[str, str | int] = {}
+    if host is not None:
+        options["host"] = host
+    if port is not None:
+        options["port"] = port
+    if certificate is not None:
+        options["certificate"] = str(certificate.absolute())
+    if certificate_key is not None:
+        options["certificate_key"] = str(certificate_key.absolute())
+    import socket
+
+    settings = initialise(
+        ServerDisk(),
+        layout,
+        names=tuple(dict.fromkeys(names or ("localhost", socket.gethostname()))),
+        addresses=tuple(dict.fromkeys(addresses or ("127.0.0.1",))),
+        options=options,
+        now=SystemClock().now(),
+    )
+    out = output()
+    out.document(
+        "server-init",
+        {
+            "directory": str(layout.directory),
+            "ca": str(layout.ca),
+            "online_public": str(layout.online_public),
+            "names": list(settings.names),
+            "addresses": list(settings.addresses),
+            "port": settings.port,
+        },
+        lines=[
+            f"Server made in {layout.directory}",
+            f"  CA for devices and operators:  {layout.ca}",
+            f"  online keys for the author:    {layout.online_public}",
+            f"  answers for:                   {' '.join((*settings.names, *settings.addresses))}",
+        ],
+    )
+    out.next_command(f"firmament operator add NAME --role admin --directory {layout.directory}")
+
+
+@group.command()
+@directory_option
+@click.option("--host", help="Address to listen on, instead of the setting.")
+@click.option("--port", type=click.IntRange(0, 65535), help="TCP port, instead of the setting; 0: any free one.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
+@click.option(
+    "--port-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the port to this file once connections are taken, for whoever starts the server.",
+)
+@output_options
+def run(directory: Path, host: str | None, port: int | None, log_level: str, port_file: Path | None) -> None:
+    """Serve until stopped."""
+    import dataclasses
+
+    layout, settings = settings_of(directory)
+    if host is not None:
+        settings = dataclasses.replace(settings, host=host)
+    if port is not None:
+        settings = dataclasses.replace(settings, port=port)
+    log.configure(level=log_level)
+    out = output()
+
+    def on_ready(address: str, number: int) -> None:
+        if port_file is not None:
+            temporary = port_file.with_name(port_file.name + ".new")
+            temporary.write_text(f"{number}\n")
+            temporary.replace(port_file)
+        out.note(f"Serving on https://{address}:{number} (stop with Ctrl-C)")
+
+    Server(layout, settings, SystemClock()).run(on_ready=on_ready)
+
+
+@group.command()
+@directory_option
+@output_options
+def doctor(directory: Path) -> int:
+    """Check permissions, expiry, space, clock, signer and database; exit 1 if something is bad."""
+    layout, settings = settings_of(directory)
+    findings = list(Doctor(ServerDisk(), layout, settings, SystemClock()).findings())
+    lines = []
+    for finding in findings:
+        lines.append(f"{MARKS[finding.verdict]}  {finding.check}: {finding.seen}")
+        if finding.action:
+            lines.append(f"      -> {finding.action}")
+    is_bad = any(finding.verdict is Verdict.BAD for finding in findings)
+    output().document(
+        "server-doctor",
+        {
+            "ok": not is_bad,
+            "findings": [
+                {"check": f.check, "verdict": f.verdict.value, "seen": f.seen, "action": f.action} for f in findings
+            ],
+        },
+        lines=lines,
+    )
+    return EXIT_FAILED if is_bad else 0
+
+
+@group.command()
+@directory_option
+@click.option("--image", "image", multiple=True, type=click.Path(path_type=Path), help="Image root, N.root.json.")
+@click.option(
+    "--director", "director", multiple=True, type=click.Path(path_type=Path), help="Director root, N.root.json."
+)
+@output_options
+def trust(directory: Path, image: tuple[Path, ...], director: tuple[Path, ...]) -> None:
+    """Import root files offline, while the server is stopped: the first ones decide whom it believes."""
+    layout, _ = settings_of(directory)
+    disk = ServerDisk()
+    clock = SystemClock()
+    if not image or not director:
+        raise MalformedError("Both --image and --director roots are needed")
+    with locked(layout):
+        generations = Generations(disk, layout)
+        submission = Submission(_read(disk, image), _read(disk, director))
+        scope = console(who())
+        trusted = trust_roots(
+            generations.load(),
+            submission,
+            scope,
+            Circumstances(read_online_keyids(disk, layout.online_public), {}, clock.now()),
+        )
+        generations.install(trusted)
+        assert trusted.root is not None
+        assert trusted.director_root is not None
+        versions = {"image": trusted.root.signed.version, "director": trusted.director_root.signed.version}
+        connection = connect(layout.database)
+        try:
+            transact(
+                connection,
+                lambda writing: append(
+                    writing,
+                    scope,
+                    Event.ROOT_TRUSTED,
+                    clock.now(),
+                    image=versions["image"],
+                    director=versions["director"],
+                ),
+            )
+        finally:
+            connection.close()
+    _say_trusted(output(), versions)
+
+
+def _say_trusted(out: Output, versions: dict[str, int]) -> None:
+    out.document(
+        "server-trust",
+        {"trusted": versions},
+        lines=[f"The server trusts image root {versions['image']} and director root {versions['director']}."],
+    )
+    out.next_command("firmament server run")
+
+
+def _read(disk: ServerDisk, files: tuple[Path, ...]) -> dict[str, bytes]:
+    return {path.name: read_file(disk, path, limit_bytes=MAX_METADATA_LENGTH_BYTES["root"]) for path in files}
