@@ -284,6 +284,14 @@ def resume_block() -> str:
     )
 
 
+def verification_block() -> str:
+    """Take the numbered steps from the head of the code that walks them."""
+    walk = module("firmament.trust.walk")
+    text = inspect.cleandoc(walk.__doc__ or "") if walk else ""
+    start = text.find("The director, one answer")
+    return re.sub(r"^(The .*):$", r"### \1", text[start:].replace("``", "`"), flags=re.MULTILINE) + "\n"
+
+
 def paths_block() -> str:
     source = ast.parse(Path(paths.__file__).read_text()).body
     rows = []
@@ -318,8 +326,10 @@ def cases_block() -> str:
 def attack_table(cases: Path, tests: Path) -> str:
     stories = dict(re.findall(r"^(\d+) \| (.+)$", cases.read_text(), re.MULTILINE))
     places: dict[str, set[str]] = {number: set() for number in stories}
-    for path in sorted(tests.rglob("*.py")):
-        for number in numbers_of_cases(path.read_text()):
+    for path in sorted(tests.rglob("test_*.py")):
+        if path.parent.name == "architecture":
+            continue  # they speak about this table
+        for number in numbers_of_cases(without_head(path.read_text())):
             if number in places:
                 places[number].add(str(path.relative_to(tests)))
     rows = [
@@ -327,6 +337,14 @@ def attack_table(cases: Path, tests: Path) -> str:
         for number, story in stories.items()
     ]
     return table(["case", "the attacker", "the ending", "played in tests/"], rows)
+
+
+def without_head(text: str) -> str:
+    """Cut the docstring of the module: what it announces is not yet played."""
+    body = ast.parse(text).body
+    if body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+        return "".join(text.splitlines(keepends=True)[body[0].end_lineno :])
+    return text
 
 
 def numbers_of_cases(text: str) -> set[str]:
@@ -343,6 +361,7 @@ def numbers_of_cases(text: str) -> set[str]:
 BLOCKS: Final[dict[str, Callable[[], str]]] = {
     "install-machine": machine_block,
     "resume-rules": resume_block,
+    "verification-steps": verification_block,
     "device-paths": paths_block,
     "limits": limits_block,
     "attack-cases": cases_block,
