@@ -44,7 +44,7 @@ class UpdateInventory:
     sequence_number: int
     image_digest: str
     boot_id: str
-    attributes: bytes
+    attributes: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +245,7 @@ def _ignored(report: Report, reason: str) -> Note:
 
 
 def _learn(device: Device, poll: PollRequest, effects: list[Effect]) -> Device:
-    attributes = canonical.encode(dict(poll.attributes))
+    attributes = canonical.encode(dict(poll.attributes)).decode()
     known = (device.version, device.sequence_number, device.image_digest, device.boot_id, device.attributes)
     told = (poll.version, poll.sequence_number, poll.image_digest, poll.boot_id, attributes)
     if known == told:

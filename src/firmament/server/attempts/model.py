@@ -55,7 +55,7 @@ class AttemptRecord:
             active=bool(row["active"]),
             code=row["code"],
             message=row["message"],
-            log=bytes(row["log"]).decode(),
+            log=row["log"],
             boot_id_before=row["boot_id_before"],
             boot_id=row["boot_id"],
             created_at=row["created_at"],

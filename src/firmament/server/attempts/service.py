@@ -202,7 +202,7 @@ def _move(
             int(bool(row["active"]) and effect.to not in FINAL),
             effect.code,
             effect.message,
-            json.dumps(list(effect.log)).encode(),
+            json.dumps(list(effect.log)),
             effect.boot_id,
             effect.boot_id_before,
             int(now.timestamp()),

@@ -99,7 +99,7 @@ device: Final = Table(
     Column("sequence_number", BigInteger, nullable=False, server_default="0"),
     Column("image_digest", Text, nullable=False, server_default=""),
     Column("boot_id", Text, nullable=False, server_default=""),
-    Column("attributes", LargeBinary, nullable=False, server_default="{}"),
+    Column("attributes", Text, nullable=False, server_default="{}"),
 )
 Index("ix_device_match", device.c.tenant_id, device.c.product_id, device.c.id)
 
@@ -124,7 +124,7 @@ attempt: Final = Table(
     Column("active", Integer, nullable=False, server_default="1"),
     Column("code", Text, nullable=False, server_default=""),
     Column("message", Text, nullable=False, server_default=""),
-    Column("log", LargeBinary, nullable=False, server_default="[]"),
+    Column("log", Text, nullable=False, server_default="[]"),
     Column("boot_id_before", Text, nullable=False, server_default=""),
     Column("boot_id", Text, nullable=False, server_default=""),
     Column("created_at", BigInteger, nullable=False),

@@ -26,7 +26,7 @@ class Device:
     sequence_number: int
     image_digest: str
     boot_id: str
-    attributes: bytes
+    attributes: str
     """Canonical JSON, so that a change is seen by comparing."""
 
     @classmethod
@@ -44,7 +44,7 @@ class Device:
             sequence_number=row["sequence_number"],
             image_digest=row["image_digest"],
             boot_id=row["boot_id"],
-            attributes=bytes(row["attributes"]),
+            attributes=row["attributes"],
         )
 
 
@@ -79,7 +79,7 @@ class DeviceRecord:
             sequence_number=row["sequence_number"],
             image_digest=row["image_digest"],
             boot_id=row["boot_id"],
-            attributes=bytes(row["attributes"]).decode(),
+            attributes=row["attributes"],
             enrolled_at=row["enrolled_at"],
             last_seen=row["last_seen"],
             row_id=row["id"],
