@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from firmament.durable import PUBLIC_MODE, read_file, replace_durably
+from firmament.durable import PUBLIC_MODE, replace_durably
 from firmament.errors import BootControlError
 
 if TYPE_CHECKING:
@@ -80,7 +80,11 @@ class GrubEnvironment:
             return None
         if self._disk.read_link(self._path) is not None:
             raise BootControlError("The GRUB environment block is a symlink; name the file itself", path=self._path)
-        block = read_file(self._disk, self._path, limit_bytes=LENGTH_BYTES)
+        reader = self._disk.open_reader(self._path)
+        try:
+            block = reader.read_at(0, LENGTH_BYTES + 1)
+        finally:
+            reader.close()
         _require_valid(block)
         return block
 

@@ -65,8 +65,8 @@ def choice_of(variables: Mapping[str, bytes]) -> Choice:
     order, left = _order(variables), {label: _left(variables, label) for label in Label}
     if 0 < left[order[0]] < KEPT:
         # Armed; or RAUC's script has counted a start of a kept slot that was not confirmed since.
-        return Choice(order[1], Other.ARMED)
-    primary = next((label for label in order if left[label] >= KEPT), order[1])
+        return Choice(order[0].other, Other.ARMED)
+    primary = next((label for label in order if left[label] >= KEPT), order[-1])
     return Choice(primary, Other.WHOLE if left[primary.other] > 0 else Other.SPENT)
 
 
@@ -95,13 +95,12 @@ def decide_variables(variables: Mapping[str, bytes]) -> tuple[Label, dict[str, b
             if left < KEPT:
                 after[LEFT[label]] = b"%d" % (left - 1)
             return label, after
-    return order[1], after
+    return order[-1], after
 
 
-def _order(variables: Mapping[str, bytes]) -> tuple[Label, Label]:
-    first = variables.get(ORDER, b"A B").split()[:1]
-    label = Label.B if first == [b"B"] else Label.A
-    return label, label.other
+def _order(variables: Mapping[str, bytes]) -> tuple[Label, ...]:
+    words = variables.get(ORDER, b"").split() or [b"A", b"B"]
+    return tuple(Label.B if word == b"B" else Label.A for word in words)
 
 
 def _left(variables: Mapping[str, bytes], label: Label) -> int:
