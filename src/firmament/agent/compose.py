@@ -1,0 +1,165 @@
+"""Put the agent together from its settings and its enrolment: the one place that knows every part.
+
+world = compose(settings, disk=RealDisk(), clock=SystemClock(), should_stop=...)
+world.agent.tick()
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import random  # noqa: TID251 - the one place that makes the agent's chance; it decides nothing secret
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from firmament.agent import identity
+from firmament.agent.agent import Agent
+from firmament.agent.bootctl.settings import Around, boot_control_from_fields
+from firmament.agent.events import Events
+from firmament.agent.fetch import HttpTransport, TlsFiles
+from firmament.agent.health.settings import checks_from_fields
+from firmament.agent.link import ServerLink
+from firmament.agent.parts import Parts
+from firmament.agent.record import Release
+from firmament.agent.settings import setting_errors
+from firmament.agent.slots.port import Label
+from firmament.agent.slots.settings import slots_from_fields
+from firmament.core.manifest import Image
+from firmament.durable import make_directory_durably
+from firmament.errors import FirmamentError, SettingError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from firmament.agent.bootctl.port import BootControl
+    from firmament.agent.health.port import HealthCheck
+    from firmament.agent.identity import Enrolment
+    from firmament.agent.settings import AgentSettings
+    from firmament.agent.slots.port import Slots
+    from firmament.core.clock import Clock
+    from firmament.durable import Disk
+    from firmament.trust.floors import Floors
+
+JOURNAL_DIRECTORY: Final = "journal"
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The agent and those of its parts that its caller also needs."""
+
+    agent: Agent
+    events: Events
+    boot: BootControl
+    transport: HttpTransport
+    enrolment: Enrolment
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.transport.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """What the settings say about slots, boot control and health; needs no enrolment."""
+
+    slots: Slots
+    boot: BootControl
+    checks: tuple[HealthCheck, ...]
+
+
+def compose_storage(settings: AgentSettings, *, disk: Disk, clock: Clock) -> Storage:
+    """Make slots, boot control and health checks; raises SettingError or FileError, starts nothing."""
+    with setting_errors(settings.path):
+        slots = slots_from_fields(settings.slots, disk=disk)
+        around = Around(disk, clock, settings.state_directory, slots)
+        boot = boot_control_from_fields(settings.boot, around=around)
+        return Storage(slots, boot, checks_from_fields(settings.health))
+
+
+def compose_transport(settings: AgentSettings, enrolment: Enrolment, floors: Floors, *, clock: Clock) -> HttpTransport:
+    """Make the transport to the enrolment's server."""
+    tls = TlsFiles(enrolment.facts.ca_pem, enrolment.certificate_path, enrolment.key_path)
+    plain = enrolment.facts.server_url.startswith("http:")
+
+    def time_floor() -> datetime | None:
+        with contextlib.suppress(FirmamentError):  # damaged floors stop the walk; TLS only dates by them
+            return floors.load().time
+        return None
+
+    return HttpTransport(clock, settings=settings.transfer, tls=None if plain else tls, time_floor=time_floor)
+
+
+def compose(
+    settings: AgentSettings,
+    *,
+    disk: Disk,
+    clock: Clock,
+    storage: Storage | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> World:
+    """Make the agent; raises NotEnrolledError, StateError, SettingError or FileError, starts nothing."""
+    if storage is None:
+        storage = compose_storage(settings, disk=disk, clock=clock)
+    enrolment = identity.load(disk, settings.state_directory)
+    if settings.hardware and settings.hardware != enrolment.facts.hardware:
+        raise SettingError(
+            "This device was provisioned as other hardware",
+            setting="device.hardware",
+            found=settings.hardware,
+            provisioned=enrolment.facts.hardware,
+        )
+    floors = enrolment.floors(disk)
+    transport = compose_transport(settings, enrolment, floors, clock=clock)
+    events = Events()
+    journal = settings.state_directory / JOURNAL_DIRECTORY
+    make_directory_durably(disk, journal)
+    parts = Parts(
+        disk=disk,
+        state_directory=journal,
+        clock=clock,
+        chance=random.SystemRandom(),
+        link=ServerLink(
+            relation=enrolment.relation,
+            key=enrolment.key,
+            transport=transport,
+            disk=disk,
+            clock=clock,
+            floors=floors,
+            payload_deadline_s=settings.transfer.deadline_s,
+        ),
+        slots=storage.slots,
+        boot=storage.boot,
+        checks=storage.checks,
+        floors=floors,
+        events=events,
+        policy=settings.policy,
+        device_id=enrolment.device_id,
+        trial=settings.trial,
+        initial=_initial(settings),
+        attributes=attributes_of(settings),
+        should_stop=should_stop,
+    )
+    return World(Agent(parts), events, storage.boot, transport, enrolment)
+
+
+def attributes_of(settings: AgentSettings) -> dict[str, str]:
+    """Return the facts for the inventory: what can be known without asking, then what the owner set."""
+    found = {"arch": platform.machine(), "kernel": platform.release()}
+    with contextlib.suppress(OSError):
+        found["os"] = platform.freedesktop_os_release().get("PRETTY_NAME", "")
+    return {name: value[:256] for name, value in {**found, **settings.attributes}.items() if value}
+
+
+def _initial(settings: AgentSettings) -> Release | None:
+    factory = settings.factory
+    if factory is None:
+        return None
+    if factory.slot not in set(Label):
+        raise SettingError("The slot is not one of the known words", setting="factory.slot", found=factory.slot)
+    return Release(
+        version=factory.version,
+        sequence_number=factory.sequence_number,
+        image=Image(factory.digest, factory.length_bytes),
+        slot=Label(factory.slot),
+    )
