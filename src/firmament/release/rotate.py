@@ -147,3 +147,14 @@ def _signed_targets(
     repository.sign(fresh, *workspace.signers(repository.role_keys(root, TARGETS), (), secrets))
     repository.verify(root, TARGETS, fresh)
     return fresh
+
+
+def keyid_of(workspace: Workspace, which: Which, role: str, name: str) -> str:
+    """Return the keyid that a name or the start of a keyid means in a role; raises NotFoundError."""
+    known = {record.name: record.key.keyid for record in workspace.key_records().values()}
+    keyids = [key.keyid for key in repository.role_keys(workspace.root(which).signed, role).keys]
+    wanted = known.get(name, name)
+    found = [keyid for keyid in keyids if keyid == wanted or (len(wanted) >= 8 and keyid.startswith(wanted))]  # noqa: PLR2004 - enough to be unique
+    if len(found) != 1:
+        raise NotFoundError("The role has no such key", role=role, key=name)
+    return found[0]

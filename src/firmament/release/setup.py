@@ -32,11 +32,11 @@ from firmament.trust.roles import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
-    from securesystemslib.signer import CryptoSigner, Key
+    from securesystemslib.signer import CryptoSigner, Key, Signer
 
     from firmament.durable import Disk
     from firmament.trust.signers import Secrets
@@ -132,7 +132,7 @@ def _fill(workspace: Workspace, *, product: str, online: OnlineKeys | None, pass
 
 
 def first_root(
-    workspace: Workspace, which: Which, roles: Mapping[str, RoleKeys], *, signers: list[CryptoSigner], now: datetime
+    workspace: Workspace, which: Which, roles: Mapping[str, RoleKeys], *, signers: Sequence[Signer], now: datetime
 ) -> None:
     """Sign and store the first root of a chain."""
     root = repository.make_root(version=1, expires_at=now + ROOT_LIFETIME, roles=roles)

@@ -24,7 +24,7 @@ from firmament.core.fields import Fields, format_time
 from firmament.errors import ConflictError, KeyFileError, MalformedMetadataError, SignatureError, ThresholdNotMetError
 from firmament.trust import repository
 from firmament.trust.keys import kind_of
-from firmament.trust.roles import ROOT, TARGETS, TOP_LEVEL, RoleKeys
+from firmament.trust.roles import ROOT, TARGETS, TOP_LEVEL, RoleKeys, require_hybrid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -193,6 +193,13 @@ def read(data: bytes) -> Ceremony:
             "The draft does not follow the previous root", expected=expected, got=draft.signed.version
         )
     return ceremony
+
+
+def require_hybrid_root(ceremony: Ceremony) -> None:
+    """Raise ThresholdNotMetError when root, or the image repository's targets, is not hybrid any more."""
+    roles = (ROOT, TARGETS) if ceremony.which is Which.IMAGE else (ROOT,)
+    for role in roles:
+        require_hybrid(role, repository.role_keys(ceremony.draft.signed, role))
 
 
 def fingerprint(root: Metadata[Root]) -> str:

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from securesystemslib.signer import CryptoSigner, Key, SSlibKey
 
 from firmament.core import canonical
@@ -168,6 +169,12 @@ def _check_rsa(bits: int) -> None:
         raise KeyFileError(
             "The RSA key has a length that is not allowed", bits=bits, allowed=f"{RSA_MINIMUM_BITS}-{RSA_MAXIMUM_BITS}"
         )
+
+
+def public_pem(key: Key) -> bytes:
+    """Return a public key as PEM, which `openssl` reads."""
+    assert isinstance(key, SSlibKey)
+    return key._crypto_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)  # noqa: SLF001 - no public way
 
 
 def check_name(name: str) -> str:
