@@ -19,6 +19,7 @@ test -n "${BOOT_ORDER}" || setenv BOOT_ORDER "A B"
 test -n "${BOOT_A_LEFT}" || setenv BOOT_A_LEFT 3
 test -n "${BOOT_B_LEFT}" || setenv BOOT_B_LEFT 3
 
+setenv firmament_tried 0
 for firmament_slot in ${BOOT_ORDER}; do
     if test "${firmament_slot}" = "B"; then
         setenv firmament_label b
@@ -41,14 +42,18 @@ for firmament_slot in ${BOOT_ORDER}; do
         fi
     fi
     if test ${firmament_go} -eq 1; then
+        setenv firmament_tried 1
         echo "Firmament: starting slot ${firmament_label}"
         run firmament_start
         echo "Firmament: slot ${firmament_label} could not be started"
     fi
 done
 
-# Nothing could be started. The last slot in the order was the primary before any trial.
-echo "Firmament: starting slot ${firmament_label} without a count"
-run firmament_start
+# Without a slot that may be tried, the last one in the order is: before any trial it was the primary.
+# A slot with 0 is not started otherwise, not even in need: it may hold half an image.
+if test ${firmament_tried} -eq 0; then
+    echo "Firmament: starting slot ${firmament_label} without a count"
+    run firmament_start
+fi
 sleep 5
 reset
