@@ -30,6 +30,16 @@ MARK: Final = "FIRMAMENT_DIRECTORY"
 KILL_TIMEOUT_S: Final = 5.0
 # After SIGKILL only a process in uninterruptible I/O is still there.
 MAX_ENVIRON_BYTES: Final = 4 * 1024 * 1024
+LOOK_S: Final = 0.05
+NOT_INHERITED: Final = (
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "CREDENTIALS_DIRECTORY",
+)
+"""What systemd tells the agent alone: a program must not pet the agent's watchdog."""
 _PROC: Final = Path("/proc")
 
 
@@ -74,7 +84,7 @@ class LinuxProcesses:
                 subprocess.Popen(
                     list(argv),
                     cwd=directory,
-                    env={**os.environ, **environment},
+                    env={**_inherited(), **environment},
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
@@ -89,17 +99,8 @@ class LinuxProcesses:
 
     def end_strays(self, mark: str, timeout_s: float) -> int:  # noqa: D102
         strays = _marked(mark)
-        for pid in strays:
-            _signal(pid, signal.SIGTERM)
-        pause = threading.Event()
-        for _ in range(int(timeout_s / 0.1)):
-            if not _marked(mark):
-                break
-            pause.wait(0.1)
-        while left := _marked(mark):
-            for pid in left:
-                _signal(pid, signal.SIGKILL)
-            pause.wait(0.05)
+        _signal_until_gone(mark, signal.SIGTERM, timeout_s)
+        _signal_until_gone(mark, signal.SIGKILL, KILL_TIMEOUT_S)
         if strays:
             log.warning("program.strays-ended", count=len(strays))
         return len(strays)
@@ -127,12 +128,16 @@ class _LinuxProgram:
         self._output.last_lines(wait_for_end=True)
 
     def output(self) -> str:
-        return self._output.last_lines(wait_for_end=self._process.poll() is not None)
+        return self._output.last_lines(wait_for_end=self.poll() is not None)
 
     def _end_group(self, number: signal.Signals) -> None:
         # The group's number is not given to anybody else while one of its members is left.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
+
+
+def _inherited() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
 
 
 def _group_of(user: str | None) -> int | None:
@@ -155,6 +160,15 @@ def _marked(mark: str) -> list[int]:
     return found
 
 
-def _signal(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, number)
+def _signal_until_gone(mark: str, number: signal.Signals, timeout_s: float) -> None:
+    told: set[int] = set()
+    pause = threading.Event()
+    for _ in range(int(timeout_s / LOOK_S) + 1):
+        left = set(_marked(mark))
+        if not left:
+            return
+        for pid in left - told:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
+        told |= left
+        pause.wait(LOOK_S)

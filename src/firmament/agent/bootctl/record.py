@@ -1,7 +1,7 @@
-"""A choice in a record of our own: two copies, each with a checksum, each replaced durably.
+"""A choice in a record of our own: two copies, each with a checksum, each overwritten in place.
 
 Used where the boot loader is ours (the simulator, the supervisor). While one copy is being
-replaced the other is whole; afterwards both say the same, so that losing either loses nothing.
+written the other is whole; afterwards both say the same, so that losing either loses nothing.
 A record that was never written is the default choice; two damaged copies are an error.
 """
 
@@ -28,6 +28,8 @@ log = logger("agent.bootctl")
 COPIES: Final = ("boot.a", "boot.b")
 MAX_LENGTH_BYTES: Final = 4096
 # A record is 80 bytes; one block leaves room for fields of later agents.
+LENGTH_BYTES: Final = 512
+# One sector of most storage; padded with line feeds.
 _HEADER: Final = b"firmament-boot/1 "
 
 
@@ -39,30 +41,45 @@ class RecordStore:
         self._directory = directory
 
     def load(self) -> Choice:  # noqa: D102 - see ChoiceStore
-        return self._load()[0]
+        return max(self._load().values(), key=lambda item: item[1], default=(Choice(), 0))[0]
 
     def store(self, choice: Choice) -> None:  # noqa: D102
-        # A cut between the copies leaves the second one older: its generation is lower.
-        data = encode(choice, self._load()[1] + 1)
+        found = self._load()
+        generation = max((generation for _, generation in found.values()), default=0) + 1
+        data = encode(choice, generation).ljust(LENGTH_BYTES, b"\n")
         make_directory_durably(self._disk, self._directory)
-        for name in COPIES:
-            replace_durably(self._disk, self._directory / name, data)
+        # The worse copy first: while it is overwritten the better one is whole.
+        for name in sorted(COPIES, key=lambda name: found[name][1] if name in found else 0):
+            self._replace(self._directory / name, data)
 
-    def _load(self) -> tuple[Choice, int]:
-        found: list[tuple[Choice, int]] = []
+    def _replace(self, path: Path, data: bytes) -> None:
+        if self._disk.length_bytes(path) != len(data):
+            replace_durably(self._disk, path, data)
+            return
+        # In place, because that needs no space: a full disk must not keep a device from going back.
+        writer = self._disk.open_writer(path, create=False)
+        try:
+            writer.write_at(0, data)
+            writer.sync()
+        finally:
+            writer.close()
+
+    def _load(self) -> dict[str, tuple[Choice, int]]:
+        """Return the readable copies with their generations; raises when there are only damaged ones."""
+        found: dict[str, tuple[Choice, int]] = {}
         damaged: list[str] = []
         for name in COPIES:
             path = self._directory / name
             if not self._disk.exists(path):
                 continue
             try:
-                found.append(decode(read_file(self._disk, path, limit_bytes=MAX_LENGTH_BYTES)))
+                found[name] = decode(read_file(self._disk, path, limit_bytes=MAX_LENGTH_BYTES))
             except FirmamentError as error:
                 damaged.append(name)
                 log.warning("bootctl.copy-damaged", path=str(path), code=error.code, problem=error.problem)
         if not found and damaged:
             raise BootControlError("The boot record cannot be read", directory=self._directory, damaged=damaged)
-        return max(found, key=lambda item: item[1], default=(Choice(), 0))
+        return found
 
 
 def encode(choice: Choice, generation: int) -> bytes:
@@ -73,7 +90,7 @@ def encode(choice: Choice, generation: int) -> bytes:
 
 def decode(data: bytes) -> tuple[Choice, int]:
     """Read one copy; raises BootControlError or MalformedError."""
-    head, _, body = data.partition(b"\n")
+    head, _, body = data.rstrip(b"\n").partition(b"\n")
     if head != _HEADER + b"%08x" % zlib.crc32(body):
         raise BootControlError("The checksum of a copy of the boot record is wrong")
     fields = Fields(canonical.decode_object(body, limit_bytes=MAX_LENGTH_BYTES, what="boot record"), what="boot record")

@@ -1,8 +1,8 @@
 """Boot control for bundles: the agent is init and boot loader of one program.
 
 State is the symlink ``current`` (what runs) and a `RecordStore` (what is to run). A start, of the
-agent or by `restart`, goes: spend the try in the record, end what runs, swap the symlink by
-rename, start the program in the slot's directory. Power lost between any two of them ends in
+agent or by `restart`, goes: have the new symlink ready, spend the try in the record, end what
+runs, swap the symlink by rename, start the program in the slot's directory. Power lost between any two of them ends in
 `start`, which decides again from the record and makes the symlink follow.
 
 A program that ends while it is on trial is not started again: that it ended is the finding, and
@@ -12,6 +12,7 @@ after twice that, up to `MAX_BACKOFF_S`.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import uuid
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from firmament.agent.bootctl.processes import MARK, LinuxProcesses
 from firmament.agent.bootctl.record import RecordStore
 from firmament.agent.slots.bundle import CURRENT
 from firmament.agent.slots.port import Label
-from firmament.errors import BootControlError
+from firmament.errors import BootControlError, FirmamentError
 from firmament.log import logger
 
 if TYPE_CHECKING:
@@ -44,7 +45,6 @@ LOOK_S: Final = 1.0
 """How often to look whether the program still runs."""
 STOP_TIMEOUT_S: Final = 10.0
 # systemd gives 90 s; a program that serves a device has nothing to do for longer than 10.
-_SWAP_SUFFIX: Final = ".new"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +126,13 @@ class Supervisor(StoredBootControl):
         """Play the boot loader: decide, spend the try, swap, start."""
         choice = self._store.load()
         label, after = decide(choice)
+        self._link.prepare(label)  # what needs space comes before the try is spent
         if after != choice:
             self._store.store(after)
         self._end()
         self._link.swap(label)
+        with contextlib.suppress(FirmamentError):
+            self._link.prepare(label.other)
         self._is_trial = label is not after.primary
         self._is_wanted = True
         self._trouble = None
@@ -206,15 +209,27 @@ class _Link:
     def restart(self) -> None:
         """Not used: `Supervisor.restart` is the whole of it."""
 
+    def prepare(self, label: Label) -> None:
+        """Have a symlink to `label` ready beside ``current``, durably.
+
+        Swapping is then a rename, which even a full disk allows: a trial that must end can end.
+        """
+        spare = self._spare(label)
+        if label in {self._disk.read_link(self._directory / CURRENT), self._disk.read_link(spare)}:
+            return
+        self._disk.make_directory(self._directory, mode=0o755)
+        self._disk.remove(spare)
+        self._disk.symlink(label.value, spare)
+        self._disk.sync_directory(self._directory)
+
     def swap(self, label: Label) -> None:
         """Lead the symlink to `label`: atomic by rename, durable on return. A new start, a new id."""
         self._boot_id = str(uuid.uuid4())
-        current = self._directory / CURRENT
-        if self._disk.read_link(current) == label:
+        if self._disk.read_link(self._directory / CURRENT) == label:
             return
-        new = current.with_name(CURRENT + _SWAP_SUFFIX)
-        self._disk.make_directory(self._directory, mode=0o755)
-        self._disk.remove(new)
-        self._disk.symlink(label.value, new)
-        self._disk.replace(new, current)
+        self.prepare(label)
+        self._disk.replace(self._spare(label), self._directory / CURRENT)
         self._disk.sync_directory(self._directory)
+
+    def _spare(self, label: Label) -> Path:
+        return self._directory / f"{CURRENT}.{label}"
