@@ -139,6 +139,8 @@ def publish_server(
     state = api.image_state()
     roles: dict[str, bytes] = {}
     drafts = what.drafts if what is not None else {}
+    fresh = what.files if what is not None else {}
+    ahead: list[Metadata[Targets]] = []
     for role in (TARGETS, *workspace.products()):
         metadata = drafts.get(role) or (workspace.targets() if role == TARGETS else workspace.product(role))
         if metadata is not None:
@@ -146,12 +148,16 @@ def publish_server(
             if version < state.roles.get(role, 0):
                 raise ConflictError("The server has a newer role", role=role, server=state.roles[role], here=version)
             roles[repository.file_name(role, metadata)] = _stored(workspace, role, metadata)
-    for path, file in (what.files if what is not None else {}).items():
-        target = next(draft.signed.targets[path] for draft in drafts.values() if path in draft.signed.targets)
-        digest = repository.digest_of(target)
-        if not api.has_blob(digest):
-            progress(path, target.length)
-            api.put_blob(digest, file, target.length)
+            if version > state.roles.get(role, 0):
+                ahead.append(metadata)
+    for metadata in ahead:
+        # Also payloads that were published long ago: a server that came back from a backup lacks them.
+        for path, target in metadata.signed.targets.items():
+            digest = repository.digest_of(target)
+            if not api.has_blob(digest):
+                progress(path, target.length)
+                file = fresh.get(path) or workspace.images.target_path(repository.target_file_name(target))
+                api.put_blob(digest, file, target.length)
     roots = _new_roots(workspace, Which.IMAGE, state.roles.get(ROOT, 0))
     answer = api.publish({**roots, **roles}, director_roots=_new_roots(workspace, Which.DIRECTOR, state.director_root))
     if what is not None:
