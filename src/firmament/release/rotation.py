@@ -203,7 +203,8 @@ def _find(workspace: Workspace, holders: RoleKeys, name: str) -> Key:
 
 
 def _successor(workspace: Workspace, role: str, key: Key, passphrase: bytes, now: datetime) -> KeyRecord:
-    taken = set(workspace.key_records())
+    # A private file without a record is what a cut left of an earlier try; it is never overwritten.
+    taken = {name.partition(".")[0] for name in workspace.disk.list(workspace.keys_directory)}
     stem = f"{role}-{key.keytype}"
     name = next(name for number in range(2, 10_000) if (name := f"{stem}-{number}") not in taken)
     return workspace.add_key(name, keys.generate(keys.kind_of(key)), passphrase, now=now)
