@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from firmament.core.fields import Fields
-    from firmament.payload.sealed import Reader
+    from firmament.payload.readers import Reader
 
 DEFAULT_CHUNK_LENGTH_BYTES: Final = 256 * 1024
 # 1 GiB gives a list of 128 KiB; a bad piece costs a quarter of a megabyte (trust.md §4.3).

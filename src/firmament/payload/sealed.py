@@ -30,6 +30,8 @@ from firmament.errors import SealedError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from firmament.payload.readers import Reader
+
 MAGIC: Final = b"OTAE"
 FORMAT_VERSION: Final = 1
 HEADER_LENGTH_BYTES: Final = 64
@@ -52,14 +54,6 @@ class Suite(IntEnum):
     """For processors with AES instructions."""
     CHACHA20_POLY1305 = 2
     """For those without, e.g. a Raspberry Pi up to 4."""
-
-
-class Reader(Protocol):
-    """Bytes at random offsets, as `durable.Reader` has them."""
-
-    def read_at(self, offset: int, length_bytes: int) -> bytes:
-        """Return up to `length_bytes` from `offset`; fewer only at the end."""
-        ...
 
 
 class _Cipher(Protocol):

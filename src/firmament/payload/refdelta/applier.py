@@ -27,7 +27,7 @@ from firmament.payload.refdelta.regions import MAX_OBJECTS, OBJECT_SPAN, Regions
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from firmament.payload.sealed import Reader
+    from firmament.payload.readers import Reader
 
 CHUNK_LENGTH_BYTES: Final = 64 * 1024
 MAX_COPIES: Final = 1 << 19
@@ -36,8 +36,8 @@ MAX_FRAMES: Final = 1 << 14
 MAX_FRAME_STREAM_BYTES: Final = 1 << 31
 HEAD_STREAMS: Final = 7
 FRAME_STREAMS: Final = 5
-GAP_SKIP: Final = 255
-"""A gap byte that only moves on: 255 bytes without a difference."""
+GAP_SKIP: Final = 240
+"""A gap byte of this or more only moves on: (byte - 239) * 240 bytes without a difference."""
 _PIECE: Final = 4096
 
 
@@ -96,7 +96,7 @@ class Applier:
         old, new, length = _copies(columns[0], columns[1], columns[2], self._old_length, self.length_bytes)
         self._copy_old, self._copy_new, self._copy_length = old, new, length
         self._old = Regions.decode(columns[3], image_length_bytes=self._old_length)
-        self._new = Regions.decode(columns[4], image_length_bytes=self.length_bytes)
+        self._new = Regions.decode(columns[4], image_length_bytes=self.length_bytes, like=self._old)
         keys, values = _corrections(columns[5], columns[6])
         if self._old.rows:
             labels, moves = label_map(*offset_map(old, new, length), self._old, self._new)
@@ -217,9 +217,9 @@ class _Frame:
 
     def _next_difference(self, position: int) -> int:
         for gap in self._gaps:
-            position += gap
-            if gap != GAP_SKIP:
-                return position
+            if gap < GAP_SKIP:
+                return position + gap
+            position += (gap - GAP_SKIP + 1) * GAP_SKIP
         return _NEVER
 
     def _differences(self, out: bytearray, at: int, stop: int) -> None:
@@ -232,9 +232,10 @@ class _Frame:
             out[index] = out[index] + value & 0xFF
             position += 1
             for gap in gaps:
-                position += gap
-                if gap != GAP_SKIP:
+                if gap < GAP_SKIP:
+                    position += gap
                     break
+                position += (gap - GAP_SKIP + 1) * GAP_SKIP
             else:
                 position = _NEVER
         self._position = position

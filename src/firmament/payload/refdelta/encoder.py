@@ -6,7 +6,6 @@ as much again for learning and compressing; docs/performance/delta.md has the me
 
 from __future__ import annotations
 
-from array import array
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -15,7 +14,7 @@ from firmament.payload.refdelta import wire
 from firmament.payload.refdelta.applier import CHUNK_LENGTH_BYTES, GAP_SKIP, MAX_COPIES
 from firmament.payload.refdelta.labels import Labels, corrected
 from firmament.payload.refdelta.learn import corrections, modes, votes
-from firmament.payload.refdelta.match import Copies, Side, base_map, match
+from firmament.payload.refdelta.match import Copies, Side, base_map, matches
 from firmament.payload.refdelta.predict import BLOCK_LENGTH_BYTES, Mode, predict
 from firmament.payload.refdelta.regions import Regions
 from firmament.payload.refdelta.scan import scan
@@ -23,55 +22,136 @@ from firmament.payload.refdelta.scan import scan
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-DENSE_FROM: Final = 150
-"""Differences in a block from which on they are cheaper as one byte each than as gap and value."""
+DENSE_FROM: Final = (150, 50, 500)
+"""Differences in a block from which on they are cheaper as one byte each than as gap and value; first the usual one."""
+SMALL_IMAGE_BYTES: Final = 64 * 1024**2
+"""Up to here several plans are tried, and the shortest payload is kept."""
+SMALL_PAYLOAD_BYTES: Final = 256 * 1024
 FRAME_RAW_BYTES: Final = 8 * 1024**2
 FRAME_IMAGE_BYTES: Final = 64 * 1024**2
+_DETOUR_BYTES: Final = 4096
+"""Shorter copies may be a matcher's detour from a longer one."""
 _JOINED_BYTES: Final = 512 * 1024
 _FRAME_DICTIONARY_LOG2: Final = 21
 
 
 def encode(old: bytes, new: bytes, *, progress: Callable[[str], None] = lambda _: None) -> bytes:
-    """Return the payload that makes `new` from `old`."""
+    """Return the payload that makes `new` from `old`.
+
+    Small images are tried in several ways: after one matching pass and after three, with and without
+    knowledge of their regions.
+    """
     before, after = scan(old), scan(new)
-    if not before.rows or not after.rows:
-        before = after = Regions(())
-    sides = Side.of(old, before), Side.of(new, after)
-    progress("matching")
-    copies = match(*sides)
-    if len(copies.old) > MAX_COPIES:
-        raise ValueError("too many copies")
-    progress("learning")
-    keys: list[int] = []
-    values: list[int] = []
-    labels = Labels(array("q"), array("q"))
-    plain, covered = _copied(sides[0].image, len(new), copies)
-    target = np.frombuffer(new, np.uint8)
-    chosen = np.zeros(-(-len(new) // BLOCK_LENGTH_BYTES), np.uint8)
-    if before.rows:
-        base = base_map(copies, *sides)
-        arrays = tuple(np.asarray(column) for column in base)
-        keys, values = corrections(votes(*sides, copies, *arrays), *arrays)
-        final = corrected(*base, keys, values)
-        labels = Labels(*final)
-        errors = _per_block((plain != target) & covered)
-        chosen = modes(*sides, copies, *(np.asarray(column) for column in final), errors)
-        progress("predicting")
-        _predict(plain, copies, chosen, before, after, labels)
+    none = Regions(())
+    known = bool(before.rows and after.rows)
+    small = len(new) <= SMALL_IMAGE_BYTES
+    plans = [(before, after)] if known else []
+    if small or not known:
+        plans.append((none, none))
+    best: _Attempt | None = None
+    for regions in plans:
+        sides = Side.of(old, regions[0]), Side.of(new, regions[1])
+        passes = 3 if small else 2
+        for number, copies in enumerate(matches(*sides, passes=passes), 1):
+            progress(f"matched, pass {number}")
+            last = number == passes or not regions[0].rows
+            if len(copies.old) > MAX_COPIES or not (last or (small and number == 1)):
+                continue
+            for variant in (copies, *_bridged(sides, copies)) if small else (copies,):
+                attempt = _Attempt(sides, variant, progress)
+                best = attempt if best is None or attempt.estimate() < best.estimate() else best
+    if best is None:
+        raise ValueError("the images have too little in common for a delta")
     progress("packing")
-    difference = target - plain
-    difference[~covered] = 0
-    chosen |= np.where(_per_block(difference != 0) > DENSE_FROM, int(Mode.DENSE), 0).astype(np.uint8)
-    head = [
-        wire.signed_varints(np.diff(copies.old, prepend=0) - np.concatenate([[0], copies.length])[: len(copies.old)]),
-        wire.varints((copies.new - np.concatenate([[0], (copies.new + copies.length)[:-1]])[: len(copies.new)]).tolist()),
-        wire.varints(copies.length.tolist()),
-        before.encode(),
-        after.encode(),
-        wire.varints(np.diff(np.array(keys, np.int64), prepend=0).tolist()),
-        wire.signed_varints(np.diff(np.array(values, np.int64), prepend=0).tolist()),
-    ]
-    return _write(len(old), target, head, chosen, difference, covered)
+    return best.payload()
+
+
+def _bridged(sides: tuple[Side, Side], copies: Copies) -> Iterator[Copies]:
+    """Yield copies that go on over what lies between two of them, where that moved along.
+
+    Short copies in between are left out. Tables of numbers that all changed by the same amount
+    look like new bytes to a matcher; as differences they cost next to nothing.
+    """
+    kept = copies.length >= _DETOUR_BYTES
+    shift = (copies.new - copies.old)[kept].tolist()
+    begins = copies.new[kept].tolist()
+    ends = (copies.new + copies.length)[kept].tolist()
+    rows: list[list[int]] = []
+    for index, (move, begin, end) in enumerate(zip(shift, begins, ends, strict=True)):
+        if rows and shift[index - 1] == move:
+            rows[-1][1] = end
+        else:
+            rows.append([begin, end, move])
+    if rows and rows[0][2] == 0:
+        rows[0][0] = 0
+    if rows and len(sides[1].image) - rows[-1][1] == len(sides[0].image) - (rows[-1][1] - rows[-1][2]):
+        rows[-1][1] = len(sides[1].image)
+    if rows and len(rows) < len(copies.new):
+        begin_, end_, move_ = np.array(rows, np.int64).T
+        yield Copies(begin_ - move_, begin_, end_ - begin_)
+
+
+class _Attempt:
+    """One plan: what is predicted from these copies, and its payload."""
+
+    def __init__(self, sides: tuple[Side, Side], copies: Copies, progress: Callable[[str], None]) -> None:
+        old, new = sides
+        self._old_length = len(old.image)
+        keys: list[int] = []
+        values: list[int] = []
+        plain, covered = _copied(old.image, len(new.image), copies)
+        target = np.frombuffer(new.image, np.uint8)
+        self._chosen = np.zeros(-(-len(target) // BLOCK_LENGTH_BYTES), np.uint8)
+        if old.regions.rows:
+            progress("learning")
+            labels, moves = base_map(copies, old, new)
+            now = np.asarray(labels), np.asarray(moves)
+            keys, values = corrections(votes(old, new, copies, now[0], now[1]), now[0], now[1])
+            labels, moves = corrected(labels, moves, keys, values)
+            errors = _per_block((plain != target) & covered)
+            self._chosen = modes(old, new, copies, np.asarray(labels), np.asarray(moves), errors)
+            progress("predicting")
+            _predict(plain, copies, self._chosen, old.regions, new.regions, Labels(labels, moves))
+        self._target, self._covered = target, covered
+        self._difference = target - plain
+        self._difference[~covered] = 0
+        self._counts = _per_block(self._difference != 0)
+        self._estimate: int | None = None
+        ends = np.concatenate([[0], (copies.old + copies.length)[:-1]])[: len(copies.old)]
+        new_ends = np.concatenate([[0], (copies.new + copies.length)[:-1]])[: len(copies.new)]
+        self._head = [
+            wire.signed_varints((copies.old - ends).tolist()),
+            wire.varints((copies.new - new_ends).tolist()),
+            wire.varints(copies.length.tolist()),
+            old.regions.encode(),
+            new.regions.encode(old.regions),
+            wire.varints(np.diff(np.array(keys, np.int64), prepend=0).tolist()),
+            wire.signed_varints(np.diff(np.array(values, np.int64), prepend=0).tolist()),
+        ]
+
+    def _modes(self, dense: int) -> Any:
+        return self._chosen | np.where(self._counts > dense, int(Mode.DENSE), 0).astype(np.uint8)
+
+    def estimate(self) -> int:
+        """About how long the payload will be, in a fraction of the time that packing takes."""
+        if self._estimate is None:
+            frame = _frame(
+                0, len(self._target), self._target, self._modes(DENSE_FROM[0]), self._difference, self._covered
+            )
+            self._estimate = sum(wire.quick_length(part) for part in (*self._head, *frame))
+        return self._estimate
+
+    def payload(self) -> bytes:
+        """Pack; a small payload is tried with other thresholds."""
+        found: bytes | None = None
+        for dense in DENSE_FROM:
+            chosen = self._modes(dense)
+            packed = _write(self._old_length, self._target, self._head, chosen, self._difference, self._covered)
+            found = packed if found is None or len(packed) < len(found) else found
+            if len(packed) > SMALL_PAYLOAD_BYTES:
+                break
+        assert found is not None
+        return found
 
 
 def _copied(old: bytes, length: int, copies: Copies) -> tuple[Any, Any]:
@@ -105,22 +185,33 @@ def _predict(plain: Any, copies: Copies, chosen: Any, before: Regions, after: Re
 def _gaps(places: Any, begin: int) -> bytes:
     """Encode the distances between differences, one byte each; GAP_SKIP moves on only."""
     gap = np.diff(places, prepend=begin - 1) - 1
-    skips = gap // GAP_SKIP
-    out = np.full(int(len(gap) + skips.sum()), GAP_SKIP, np.uint8)
-    out[np.cumsum(skips + 1) - 1] = gap % GAP_SKIP
+    most = 256 - GAP_SKIP
+    skips, rest = np.divmod(gap, GAP_SKIP)
+    full, part = np.divmod(skips, most)
+    count = full + (part > 0) + 1
+    out = np.full(int(count.sum()), 255, np.uint8)
+    last = np.cumsum(count) - 1
+    out[last] = rest
+    out[last[part > 0] - 1] = part[part > 0] + GAP_SKIP - 1
     return out.tobytes()
 
 
 def _write(old_length: int, target: Any, head: list[bytes], chosen: Any, difference: Any, covered: Any) -> bytes:
     length = len(target)
     start = wire.MAGIC + bytes((wire.FORMAT_VERSION,)) + wire.varints((old_length, length))
-    frames = [_frame(begin, end, target, chosen, difference, covered) for begin, end in _cut(chosen, difference, covered)]
+    frames = [
+        _frame(begin, end, target, chosen, difference, covered) for begin, end in _cut(chosen, difference, covered)
+    ]
     if len(frames) <= 1:
         parts = [*head, *(frames[0] if frames else [b""] * 5)]
         if sum(map(len, parts)) <= _JOINED_BYTES or not frames:
             return start + wire.varints([0]) + wire.write_group(parts, most_log2=_FRAME_DICTIONARY_LOG2)
     packed = [wire.write_group(parts, most_log2=_FRAME_DICTIONARY_LOG2) for parts in frames]
-    sizes = [value for (begin, end), frame in zip(_cut(chosen, difference, covered), packed, strict=True) for value in (end - begin, len(frame))]
+    sizes = [
+        value
+        for (begin, end), frame in zip(_cut(chosen, difference, covered), packed, strict=True)
+        for value in (end - begin, len(frame))
+    ]
     return start + wire.varints([len(packed), *sizes]) + wire.write_group(head) + b"".join(packed)
 
 
@@ -154,5 +245,3 @@ def _frame(begin: int, end: int, target: Any, chosen: Any, difference: Any, cove
         part[dense & inside].tobytes(),
         target[begin:end][~inside].tobytes(),
     ]
-
-

@@ -9,7 +9,14 @@ import numpy as np
 
 from firmament.payload.refdelta.labels import NOWHERE
 from firmament.payload.refdelta.match import Copies, Side, data_sites
-from firmament.payload.refdelta.predict import BLOCK_LENGTH_BYTES, LEAST_ADDRESS, LEAST_DISTANCE, LEAST_FRAME, MOST_ADDRESS, Mode
+from firmament.payload.refdelta.predict import (
+    BLOCK_LENGTH_BYTES,
+    LEAST_ADDRESS,
+    LEAST_DISTANCE,
+    LEAST_FRAME,
+    MOST_ADDRESS,
+    Mode,
+)
 from firmament.payload.refdelta.regions import Code
 from firmament.payload.refdelta.sites import Ints, look_up, page_address, scale_of, thumb_distance
 
@@ -120,7 +127,15 @@ def pages(old: Side, new: Side, copies: Copies) -> Pages:
     alike = (user > 0) & ((words[here] & 0x9F00001F) == (now[there] & 0x9F00001F))
     alike &= (other & 0xFFC003FF) == (found & 0xFFC003FF)
     return Pages(
-        here, there, user, old_zero + page + low12, page + low12, old_zero - new_zero, new_address, new_zero + actual, alike
+        here,
+        there,
+        user,
+        old_zero + page + low12,
+        page + low12,
+        old_zero - new_zero,
+        new_address,
+        new_zero + actual,
+        alike,
     )
 
 
@@ -131,16 +146,15 @@ def votes(old: Side, new: Side, copies: Copies, labels: Ints, moves: Ints) -> Vo
     for group in branches(old, new, copies):
         found.append((group.label[group.alike], group.actual[group.alike]))
         touched[group.here] = True
-    group = pages(old, new, copies)
-    found.append((group.label[group.alike], group.actual[group.alike]))
-    touched[group.here] = touched[group.here + group.user] = True
+    aim = pages(old, new, copies)
+    found.append((aim.label[aim.alike], aim.actual[aim.alike]))
+    touched[aim.here] = touched[aim.here + aim.user] = True
     now = new.arm64.words
-    for at, target, count in data_sites(old, touched):
-        order = np.argsort(at, kind="stable")
-        at, target = at[order], target[order]
-        index, offset = expand(at * 4, 4 * count, copies, 4 * count)
-        here, label = at[index] * 4, target[index]
-        known, old_address, old_zero, new_address, new_zero = _both(old, new, here, offset)
+    for sites, targets, count in data_sites(old, touched):
+        order = np.argsort(sites, kind="stable")
+        index, offset = expand(sites[order] * 4, 4 * count, copies, 4 * count)
+        here, label = sites[order][index] * 4, targets[order][index]
+        known, _, _, new_address, new_zero = _both(old, new, here, offset)
         here, there, label = here[known], offset[known] // 4, label[known]
         if count == 2:
             value = now[there].astype(np.uint64) | now[there + 1].astype(np.uint64) << np.uint64(32)
@@ -177,7 +191,7 @@ def _believable(label: Ints, actual: Ints, there: Ints, labels: Ints, moves: Int
 
 
 def thumb_copies(old: Side, new: Side, copies: Copies) -> tuple[Ints, Ints, Ints, Ints, Ints, Ints]:
-    """(old, new half-word index, label, distance, turn, actual label) of the copies of BL and B.W."""
+    """Return (old, new half-word index, label, distance, turn, actual label) of the copies of BL and B.W."""
     index, offset = expand(old.thumb * 2, 4, copies, 2)
     here = old.thumb[index] * 2
     known, old_address, old_zero, new_address, new_zero = _both(old, new, here, offset)
@@ -189,7 +203,7 @@ def thumb_copies(old: Side, new: Side, copies: Copies) -> tuple[Ints, Ints, Ints
 
 
 def thumb_pointers(old: Side, new: Side, copies: Copies) -> tuple[Ints, Ints, Ints]:
-    """(new word index, old value, new value) of copied words that may be pointers."""
+    """Return (new word index, old value, new value) of copied words that may be pointers."""
     words = old.arm64.words.astype(np.int64)
     at = np.flatnonzero((words >= LEAST_ADDRESS) & old.table.inside(words))
     index, offset = expand(at * 4, 4, copies, 4)
@@ -264,7 +278,10 @@ def wrong_bytes(one: Any, other: Any) -> Ints:
 def modes(old: Side, new: Side, copies: Copies, labels: Ints, moves: Ints, errors: Ints) -> Any:
     """Choose each block's mode by how many wrong bytes it saves; `errors` has the wrong bytes of a plain copy."""
     count = len(errors)
-    gains = {kind: np.zeros(count) for kind in (Mode.CODE, Mode.POINTERS, Mode.RELATIVE, Mode.OFFSETS, Mode.ANCHORED, Mode.FRAMES)}
+    gains = {
+        kind: np.zeros(count)
+        for kind in (Mode.CODE, Mode.POINTERS, Mode.RELATIVE, Mode.OFFSETS, Mode.ANCHORED, Mode.FRAMES)
+    }
     words, now = old.arm64.words, new.arm64.words
     per_block = BLOCK_LENGTH_BYTES // 4
 
@@ -278,7 +295,12 @@ def modes(old: Side, new: Side, copies: Copies, labels: Ints, moves: Ints, error
         distance = (group.distance[known] >> 2) + (shift[known] + group.turn[known] >> 2)
         before = words[group.here[known]]
         field = ~np.uint32(group.keep) & np.uint32(0xFFFFFFFF)
-        add(Mode.CODE, group.there[known], before, before & np.uint32(group.keep) | (distance << group.low).astype(np.uint32) & field)
+        add(
+            Mode.CODE,
+            group.there[known],
+            before,
+            before & np.uint32(group.keep) | (distance << group.low).astype(np.uint32) & field,
+        )
     aim = pages(old, new, copies)
     shift = look_up(labels, moves, aim.label)
     known = shift != NOWHERE
@@ -369,6 +391,27 @@ def _table_gains(
     add(Mode.OFFSETS, old_zero + value, turn, value >= LEAST_ADDRESS)
     anchor = old.table.anchor[region]
     add(Mode.ANCHORED, old_zero + anchor + value, turn + anchor - new.table.anchor[target], wide & (anchor != 0))
+    both = Words(there, here, region, target, old_zero, turn)
+    for place, saved in _pointer_gains(old, new, both, labels, moves):
+        gains[Mode.POINTERS] += np.bincount(place // per_block, weights=saved, minlength=count)[:count]
+
+
+@dataclass(slots=True)
+class Words:
+    """Copied words: where in both images, in which regions, and what turns labels."""
+
+    there: Ints
+    here: Ints
+    region: Ints
+    target: Ints
+    old_zero: Ints
+    turn: Ints
+
+
+def _pointer_gains(old: Side, new: Side, both: Words, labels: Ints, moves: Ints) -> Iterator[tuple[Ints, Ints]]:
+    """Yield (new word index, wrong bytes saved) of aligned pairs of words read as pointers."""
+    there, here, region = both.there, both.here, both.region
+    words, now = old.arm64.words, new.arm64.words
     pair = (there[:-1] % 2 == 0) & (here[:-1] % 2 == 0) & (np.diff(there) == 1) & (np.diff(here) == 1)
     pair &= np.array([row.code != Code.THUMB for row in old.regions.rows if row.length_bytes])[region[:-1]]
     at = np.flatnonzero(pair)
@@ -376,12 +419,14 @@ def _table_gains(
     address = whole - old.table.base[region[at]].astype(np.uint64)
     pointing = (address >= LEAST_ADDRESS) & (address < MOST_ADDRESS)
     at, whole, address = at[pointing], whole[pointing], address[pointing].astype(np.int64)
-    shift = look_up(labels, moves, old_zero[at] + address)
+    shift = look_up(labels, moves, both.old_zero[at] + address)
     fits = shift != NOWHERE
     at, whole, address, shift = at[fits], whole[fits], address[fits], shift[fits]
-    guess = (address + shift + turn[at]).astype(np.uint64) + new.table.base[target[at]].astype(np.uint64)
+    guess = (address + shift + both.turn[at]).astype(np.uint64) + new.table.base[both.target[at]].astype(np.uint64)
     for half in (0, 1):
         bits = np.uint64(32 * half)
         place = there[at] + half
-        saved = wrong_bytes((whole >> bits).astype(np.uint32), now[place]) - wrong_bytes((guess >> bits).astype(np.uint32), now[place])
-        gains[Mode.POINTERS] += np.bincount(place // per_block, weights=saved, minlength=count)[:count]
+        saved = wrong_bytes((whole >> bits).astype(np.uint32), now[place]) - wrong_bytes(
+            (guess >> bits).astype(np.uint32), now[place]
+        )
+        yield place, saved

@@ -31,6 +31,8 @@ from firmament.payload.refdelta.sites import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from firmament.payload.refdelta.regions import Regions
 
 
@@ -103,19 +105,21 @@ def covers(old: bytes, new: bytes) -> Copies:
     return Copies(*columns)
 
 
-def match(old: Side, new: Side, *, passes: int = 3) -> Copies:
-    """Return the copies between two images."""
+def matches(old: Side, new: Side, *, passes: int = 3) -> Iterator[Copies]:
+    """Yield the copies between two images after each pass; the last is mostly the best."""
     if not old.regions.rows or not new.regions.rows:
-        return covers(old.image, new.image)
+        yield covers(old.image, new.image)
+        return
     found = covers(_blanked(old), _blanked(new))
+    yield found
     for _ in range(passes - 1):
         labels, moves = (np.asarray(column) for column in base_map(found, old, new))
         found = covers(_labelled(old, labels, moves), _labelled(new, None, None))
-    return found
+        yield found
 
 
 def base_map(found: Copies, old: Side, new: Side) -> Any:
-    """The map of labels before corrections, exactly as the device computes it."""
+    """Return the map of labels before corrections, exactly as the device computes it."""
     starts, shifts = offset_map(found.old.tolist(), found.new.tolist(), found.length.tolist())
     return label_map(starts, shifts, old.regions, new.regions)
 
@@ -137,7 +141,7 @@ def _blanked(side: Side) -> bytes:
 
 
 def _labelled(side: Side, labels: Ints | None, moves: Ints | None) -> bytes:
-    """The image with references replaced by their targets' labels; old targets moved first."""
+    """Return the image with references replaced by their targets' labels; old targets moved first."""
 
     def aim(target: Ints) -> tuple[Ints, Any]:
         known = side.table.inside(target)
@@ -156,11 +160,16 @@ def _labelled(side: Side, labels: Ints | None, moves: Ints | None) -> bytes:
         address, zero = side.table.place(at * 4, region)
         mix, known = aim(zero + address + distance)
         field = ~np.uint32(keep) & np.uint32(0xFFFFFFFF)
-        words[at[known]] = words[at[known]] & np.uint32(keep) | (mix[known] >> np.uint64(2)).astype(np.uint32) << np.uint32(low) & field
+        words[at[known]] = (
+            words[at[known]] & np.uint32(keep)
+            | (mix[known] >> np.uint64(2)).astype(np.uint32) << np.uint32(low) & field
+        )
     region = side.table.region(code.page * 4)
     address, zero = side.table.place(code.page * 4, region)
     user = code.page + code.user
-    low12 = np.where(code.user > 0, (code.words[user] >> 10 & 0xFFF).astype(np.int64) << scale_of(code.words[user]), 0x800)
+    low12 = np.where(
+        code.user > 0, (code.words[user] >> 10 & 0xFFF).astype(np.int64) << scale_of(code.words[user]), 0x800
+    )
     mix, known = aim(zero + page_address(code.words[code.page], address) + low12)
     at = code.page[known]
     words[at] = words[at] & 0x9F00001F | (mix[known] >> np.uint64(12)).astype(np.uint32) << np.uint32(5) & 0x60FFFFE0
@@ -199,24 +208,29 @@ def data_sites(side: Side, touched: Any) -> list[tuple[Ints, Ints, int]]:
     block = BLOCK_LENGTH_BYTES // 4
     count = len(words) // block
     free = (~touched & ~pointing)[: count * block].reshape(count, block)
-    value = words.view(np.int32)[: count * block].reshape(count, block)
+    number = words.view(np.int32)[: count * block].reshape(count, block)
     limit = min(len(side.image), 1 << 30)
-    relative = ((value <= -LEAST_ADDRESS) & (value > -limit) & free).mean(axis=1) > 0.07
+    relative = ((number <= -LEAST_ADDRESS) & (number > -limit) & free).mean(axis=1) > 0.07
     relative &= touched[: count * block].reshape(count, block).mean(axis=1) < 0.12
-    spread = lambda blocks: (blocks[:, None] * block + np.arange(block)).ravel()  # noqa: E731 - used twice here
-    search = _search_tables(side)
-    for at, anchored in ((spread(np.flatnonzero(relative)), False), (spread(symbol_blocks(words)), True), (search, True)):
-        at = at[~touched[at] & ~pointing[at]]
-        if not len(at):
-            continue
+    candidates = (
+        (_words_of_blocks(np.flatnonzero(relative)), False),
+        (_words_of_blocks(symbol_blocks(words)), True),
+        (_search_tables(side), True),
+    )
+    for among, anchored in candidates:
+        at = among[~touched[among] & ~pointing[among]]
         region = table.region(at * 4)
-        at, region = at[region >= 0], region[region >= 0]
         distance = words.view(np.int32)[at].astype(np.int64)
-        wide = np.abs(distance) >= LEAST_DISTANCE
-        at, region, distance = at[wide], region[wide], distance[wide]
+        kept = (region >= 0) & (np.abs(distance) >= LEAST_DISTANCE)
+        at, region, distance = at[kept], region[kept], distance[kept]
         address, zero = table.place(at * 4, region)
         found.append((at, zero + distance + (table.anchor[region] if anchored else address), 1))
     return found
+
+
+def _words_of_blocks(blocks: Ints) -> Ints:
+    block = BLOCK_LENGTH_BYTES // 4
+    return (blocks[:, None] * block + np.arange(block)).ravel()
 
 
 def _search_tables(side: Side) -> Ints:
@@ -224,11 +238,11 @@ def _search_tables(side: Side) -> Ints:
     found = [np.zeros(0, np.int64)]
     for row in side.regions.rows:
         start = row.offset + row.anchor - row.address
-        if row.offset <= start < row.offset + row.length_bytes - 12 and start % 4 == 0 and row.anchor:
-            if side.image[start : start + 4] == b"\x01\x1b\x03\x3b":
-                count = int.from_bytes(side.image[start + 8 : start + 12], "little")
-                end = min(start + 12 + 8 * count, row.offset + row.length_bytes)
-                found.append(np.arange(start // 4 + 3, end // 4))
+        inside = row.offset <= start < row.offset + row.length_bytes - 12 and start % 4 == 0 and row.anchor
+        if inside and side.image[start : start + 4] == b"\x01\x1b\x03\x3b":
+            count = int.from_bytes(side.image[start + 8 : start + 12], "little")
+            end = min(start + 12 + 8 * count, row.offset + row.length_bytes)
+            found.append(np.arange(start // 4 + 3, end // 4))
     return np.concatenate(found)
 
 

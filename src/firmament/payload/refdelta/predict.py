@@ -41,9 +41,7 @@ class Mode(IntFlag):
     """The block's differences are in the dense stream (no prediction)."""
 
 
-KNOWN_MODES: Final = (
-    Mode.CODE | Mode.POINTERS | Mode.RELATIVE | Mode.OFFSETS | Mode.ANCHORED | Mode.FRAMES | Mode.DENSE
-)
+KNOWN_MODES: Final = Mode.CODE | Mode.POINTERS | Mode.RELATIVE | Mode.OFFSETS | Mode.ANCHORED | Mode.FRAMES | Mode.DENSE
 PREDICTING: Final = KNOWN_MODES & ~Mode.DENSE
 BLOCK_LENGTH_BYTES: Final = 4096
 LEAST_ADDRESS: Final = 0x1000
@@ -137,8 +135,8 @@ def _arm64(data: bytes, out: memoryview, site: Site, labels: Labels) -> None:
     recall, lookup = labels.memo.get, labels.shift
     origin = site.old_label + site.old_address
     turn = site.turn - (site.new_address - site.old_address)  # shift + turn: change of a distance
-    first, end, shift = labels.span(origin)
-    if shift + turn:
+    first, end, own = labels.span(origin)
+    if own + turn:
         first = end = 0  # the cell itself moves otherwise than its label: no short cut
     low, high = (first - origin) >> 2, (end - origin) >> 2
     numbers = range(count)
@@ -168,8 +166,16 @@ def _arm64(data: bytes, out: memoryview, site: Site, labels: Labels) -> None:
         shift = lookup(origin + ((i + distance) << 2))
         if shift != NOWHERE and shift + turn:
             out[i] = word & 0xFFF8001F | (distance + ((shift + turn) >> 2) & 0x3FFF) << 5
+    _arm64_pages(words, tops.translate(_PAGE), out, site, labels)
+
+
+def _arm64_pages(words: memoryview, is_page: bytes, out: memoryview, site: Site, labels: Labels) -> None:
+    """Predict ADRPs, each with the ADD, LDR or STR that adds the low 12 bits."""
+    count = len(words)
+    recall, lookup = labels.memo.get, labels.shift
     old_page, new_page = site.old_address, site.new_address
-    for i in compress(numbers, tops.translate(_PAGE)):
+    shift: int | None
+    for i in compress(range(count), is_page):
         word = words[i]
         register = word & 31
         page = (word >> 29 & 3 | word >> 3 & 0x1FFFFC ^ 0x100000) - 0x100000 + (old_page + 4 * i >> 12) << 12
@@ -205,7 +211,7 @@ def _arm64(data: bytes, out: memoryview, site: Site, labels: Labels) -> None:
 def _thumb(data: bytes, out: memoryview, site: Site, start: int, labels: Labels) -> None:
     halves = memoryview(data[: len(data) // 2 * 2]).cast("H")
     count = len(halves)
-    if count < 2:  # noqa: PLR2004 - a BL has two halves
+    if count < 2:
         return
     target = out[: 2 * count].cast("H")
     recall, lookup = labels.memo.get, labels.shift

@@ -74,17 +74,32 @@ class Regions:
         row = self._stored[index]
         return row if offset < row.offset + row.length_bytes else None
 
-    def encode(self) -> bytes:
-        """Write column by column, each as differences from the row before."""
+    def steps(self) -> list[int]:
+        """Return the table column by column, each value as the difference from the row before."""
         columns = zip(*(astuple(row) for row in self.rows), strict=True)
-        return signed_varints(
-            value - before for column in columns for value, before in zip(column, (0, *column[:-1]), strict=True)
-        )
+        return [value - before for column in columns for value, before in zip(column, (0, *column[:-1]), strict=True)]
+
+    def encode(self, like: Regions | None = None) -> bytes:
+        """Write the table; as differences from another image's, of as many rows, if that is shorter."""
+        steps = self.steps()
+        plain = b"\0" + signed_varints(steps) if steps else b""
+        if like is None or len(like.rows) != len(self.rows):
+            return plain
+        close = b"\1" + signed_varints(a - b for a, b in zip(steps, like.steps(), strict=True))
+        return min(plain, close.rstrip(b"\0") or b"\1", key=len)
 
     @classmethod
-    def decode(cls, data: bytes, *, image_length_bytes: int) -> Regions:
+    def decode(cls, data: bytes, *, image_length_bytes: int, like: Regions | None = None) -> Regions:
         """Read regions; MalformedPayloadError unless they lie in the image, apart and in order."""
-        values = read_signed_varints(data)
+        values = read_signed_varints(data[1:])
+        if data[:1] == b"\1" and like is not None:
+            known = like.steps()
+            if len(values) > len(known):
+                raise MalformedPayloadError("A delta has an impossible table of regions", values=len(values))
+            values += [0] * (len(known) - len(values))
+            values = [value + step for value, step in zip(values, known, strict=True)]
+        elif data and data[0]:
+            raise MalformedPayloadError("A delta has an impossible table of regions", kind=data[0])
         count, rest = divmod(len(values), _COLUMNS)
         if rest or count > MAX_REGIONS:
             raise MalformedPayloadError("A delta has an impossible table of regions", values=len(values))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from firmament.payload.refdelta.regions import MAX_OBJECTS, MAX_REGIONS, OBJECT_SPAN, Code, Region, Regions
-from firmament.payload.refdelta.sites import Arm64, signed, thumb_distance, thumb_sites, words_of
+from firmament.payload.refdelta.sites import Arm64, signed, words_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,9 @@ def scan(image: bytes) -> Regions:
     taken = [(row.offset, row.offset + row.length_bytes) for row in rows]
     count = len(rows)
     for file in _elf_files(image):
-        if not any(first < row.offset + row.length_bytes and row.offset < last for row in file for first, last in taken):
+        if not any(
+            first < row.offset + row.length_bytes and row.offset < last for row in file for first, last in taken
+        ):
             rows += [_with_object(row, count) for row in file]
             count += 1
     if not rows:
@@ -78,7 +80,12 @@ def _elf_segments(image: bytes, at: int) -> list[Region]:
         kind, flags, offset, address, _, length, memory, _ = struct.unpack_from("<IIQQQQQQ", image, header)
         if kind == _EH_FRAME_HEADER and address < OBJECT_SPAN:
             anchor = address
-        if kind == _LOAD and 0 < length <= memory and at + offset + length <= len(image) and address + memory < OBJECT_SPAN:
+        if (
+            kind == _LOAD
+            and 0 < length <= memory
+            and at + offset + length <= len(image)
+            and address + memory < OBJECT_SPAN
+        ):
             code = Code.ARM64 if flags & _EXECUTABLE else Code.NONE
             rows.append((at + offset, length, address, memory, code))
     return [Region(*row[:4], 0, row[4], 0, anchor) for row in rows]
@@ -149,19 +156,16 @@ def _cortex_m(image: bytes) -> list[Region]:
     if not (_RAM[0] < stack <= _RAM[0] + (1 << 26) and stack % 4 == 0 and reset & 1 and reset < _RAM[0]):
         return []
     length = len(image)
-    flat = Region(0, length, 0, length, 0, Code.THUMB, 0, 0)
     halves = np.frombuffer(image, np.uint16, count=length // 2)
-    sites = thumb_sites(halves, [flat])
-    called = np.zeros(length + 1, bool)
-    targets = sites * 2 + 4 + thumb_distance(halves, sites)
-    called[targets[(targets >= 0) & (targets < length)]] = True
+    # Functions mostly begin by saving registers: PUSH {..., LR}, or PUSH.W
+    begins = np.concatenate([((halves & 0xFF00) == 0xB500) | (halves == 0xE92D), [False]])
     words = words_of(image).astype(np.int64)
     pointers = np.unique(words[(words & 1 == 1) & (abs(words - reset) < length)]) - 1
     best = (0, 0)
     for base in range(max(0, (reset - length) // 256 * 256), reset, 256):  # vector tables are aligned
         place = pointers - base
         place = place[(place >= 0) & (place < length)]
-        best = max(best, (int(called[place].sum()), base))
+        best = max(best, (int(begins[place // 2].sum()), base))
     if best[0] < 8:
         return []
     return [

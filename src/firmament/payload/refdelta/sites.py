@@ -60,7 +60,7 @@ class Table:
         """(address, label of address 0) of offsets in known regions."""
         return self.address[region] + offsets - self.offset[region], self.object[region] * OBJECT_SPAN
 
-    def inside(self, labels: Ints) -> NDArray[np.bool_]:
+    def inside(self, labels: Ints) -> Any:
         """Whether each label lies in some region."""
         if not len(self._first):
             return np.zeros(len(labels), bool)
@@ -100,9 +100,9 @@ class Arm64:
                 found = np.flatnonzero((part & 0x9F000000) == 0x90000000)
                 page.append(start + found)
                 user.append(_users(part, found))
-        join = lambda parts: np.concatenate(parts) if parts else np.zeros(0, np.int64)  # noqa: E731 - used five times here
-        self.branch, self.condition, self.test = join(branch), join(condition), join(test)
-        self.page, self.user = join(page), join(user)
+        self.branch, self.condition, self.test, self.page, self.user = (
+            np.concatenate(parts) if parts else np.zeros(0, np.int64) for parts in (branch, condition, test, page, user)
+        )
 
     def distances(self) -> list[tuple[Ints, Ints, int, int]]:
         """(word index, target - site in bytes, mask of the other bits, lowest bit) of each kind of branch."""
@@ -168,6 +168,6 @@ def thumb_distance(halves: NDArray[np.uint16], at: Ints) -> Ints:
 
 
 def look_up(labels: Ints, moves: Ints, wanted: Ints) -> Ints:
-    """The shift of each label, or NOWHERE."""
+    """Return the shift of each label, or NOWHERE."""
     found = np.searchsorted(labels, wanted, side="right") - 1
     return np.where(found >= 0, moves[np.maximum(found, 0)], NOWHERE) if len(labels) else np.full(len(wanted), NOWHERE)

@@ -15,7 +15,7 @@ from firmament.errors import MalformedPayloadError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from firmament.payload.sealed import Reader
+    from firmament.payload.readers import Reader
 
 MAGIC: Final = b"FRD"
 FORMAT_VERSION: Final = 1
@@ -60,7 +60,7 @@ class Cursor:
         for _ in range(_MAX_VARINT_BYTES):
             found = self.byte()
             value |= (found & 0x7F) << shift
-            if found < 0x80:  # noqa: PLR2004 - the continuation bit
+            if found < 0x80:
                 if value > most:
                     raise MalformedPayloadError("A number in a delta is too large", what=what, found=value, most=most)
                 return value
@@ -73,7 +73,7 @@ def varints(values: Iterable[int]) -> bytes:
     out = bytearray()
     for value in values:
         rest = value
-        while rest > 0x7F:  # noqa: PLR2004 - seven bits a byte
+        while rest > 0x7F:
             out.append(rest & 0x7F | 0x80)
             rest >>= 7
         out.append(rest)
@@ -91,13 +91,13 @@ def read_varints(data: bytes) -> list[int]:
     append = out.append
     value = shift = 0
     for found in data:
-        if found < 0x80:  # noqa: PLR2004 - the continuation bit
+        if found < 0x80:
             append(value | found << shift)
             value = shift = 0
         else:
             value |= (found & 0x7F) << shift
             shift += 7
-            if shift > 56:  # noqa: PLR2004 - nine bytes make 63 bits
+            if shift > 56:
                 raise MalformedPayloadError("A number in a delta does not end")
     if shift:
         raise MalformedPayloadError("A column of a delta ends within a number")
@@ -201,36 +201,36 @@ def open_group(source: Reader, cursor: Cursor, count: int, *, most_bytes: int) -
     `most_bytes` bounds each stream's decompressed length; the windows together are bounded by
     MAX_DICTIONARIES_BYTES.
     """
-    kind = cursor.byte()
-    if kind == 1:
-        lengths = [cursor.varint(MAX_SOLID_BYTES, "a stream's length") for _ in range(count)]
-        if sum(lengths) > MAX_SOLID_BYTES:
-            raise MalformedPayloadError("A solid group of a delta is too long", length=sum(lengths))
-        decoder, packed, _ = _stream_header(cursor)
-        joined = Stream(source, cursor.offset, cursor.offset + packed, decoder, sum(lengths)).read(sum(lengths))
-        _skip(cursor, packed)
-        streams, start = [], 0
-        for length in lengths:
-            streams.append(Stream(_Memory(joined), start, start + length, _Stored(), length))
-            start += length
-        return streams
-    if kind != 0:
-        raise MalformedPayloadError("A delta has a group of an unknown kind", kind=kind)
-    heads: list[tuple[_Decoder, int, int]] = []
-    windows = 0
-    for _ in range(count):
-        length = cursor.varint(most_bytes, "a stream's length")
-        decoder, packed, window = _stream_header(cursor)
+    packs: list[tuple[_Decoder, int, list[int]]] = []
+    windows = found = 0
+    while found < count:
+        together = cursor.byte()
+        if not 1 <= together <= count - found:
+            raise MalformedPayloadError("A delta has an impossible group of streams", together=together)
+        most = most_bytes if together == 1 else MAX_SOLID_BYTES
+        lengths = [cursor.varint(most, "a stream's length") for _ in range(together)]
+        decoder, packed, window = _stream_header(cursor) if any(lengths) else (_Stored(), 0, 0)
         windows += window
-        heads.append((decoder, packed, length))
+        packs.append((decoder, packed, lengths))
+        found += together
     if windows > MAX_DICTIONARIES_BYTES:
         raise MalformedPayloadError(
             "A delta needs more memory than allowed", windows=windows, most=MAX_DICTIONARIES_BYTES
         )
-    streams = []
-    for decoder, packed, length in heads:
-        streams.append(Stream(source, cursor.offset, cursor.offset + packed, decoder, length))
+    streams: list[Stream] = []
+    for decoder, packed, lengths in packs:
+        total = sum(lengths)
+        if len(lengths) > 1 and total > MAX_SOLID_BYTES:
+            raise MalformedPayloadError("Streams of a delta that are packed together are too long", length=total)
+        stream = Stream(source, cursor.offset, cursor.offset + packed, decoder, total)
         _skip(cursor, packed)
+        if len(lengths) == 1:
+            streams.append(stream)
+            continue
+        joined, start = _Memory(stream.read(total)), 0
+        for length in lengths:
+            streams.append(Stream(joined, start, start + length, _Stored(), length))
+            start += length
     return streams
 
 
@@ -249,7 +249,7 @@ def _stream_header(cursor: Cursor) -> tuple[_Decoder, int, int]:
     window = 0
     if codec == LZMA:
         properties, log2 = cursor.byte(), cursor.byte()
-        if properties >= _MAX_PROPERTIES or not 12 <= log2 <= MAX_DICTIONARY_LOG2:  # noqa: PLR2004 - LZMA's own least window
+        if properties >= _MAX_PROPERTIES or not 12 <= log2 <= MAX_DICTIONARY_LOG2:
             raise MalformedPayloadError("A delta has impossible LZMA properties", properties=properties, log2=log2)
         window = 1 << log2
         try:
@@ -277,6 +277,8 @@ def lzma_filter(properties: int, log2: int, preset: int | None = None) -> dict[s
 
 # --- writing ---------------------------------------------------------------------------------
 
+_JOIN_BYTES: Final = 128 * 1024
+_SAMPLE_BYTES: Final = 4 * 1024**2
 _CHOICES: Final = tuple(
     (pb * 5 + lp) * 9 + lc for lc, lp, pb in ((3, 0, 2), (0, 2, 2), (0, 0, 0), (1, 2, 2), (2, 2, 2), (3, 0, 0))
 )
@@ -289,7 +291,16 @@ def pack(data: bytes, *, most_log2: int = MAX_DICTIONARY_LOG2) -> tuple[bytes, b
         deflate = zlib.compressobj(9, zlib.DEFLATED, -15, 9)
         candidates = [(bytes((DEFLATE,)), deflate.compress(data) + deflate.flush())]
         log2 = min(most_log2, max(12, (len(data) - 1).bit_length()))
-        for properties in _CHOICES:
+        choices = _CHOICES
+        if len(data) > _SAMPLE_BYTES:  # choose on a part: each trial of all the data would take seconds per MB
+            middle = len(data) // 2
+            sample = data[middle : middle + _SAMPLE_BYTES // 4]
+            tried = [
+                (len(lzma.compress(sample, format=lzma.FORMAT_RAW, filters=[lzma_filter(p, log2, 6)])), p)
+                for p in choices
+            ]
+            choices = (min(tried)[1],)
+        for properties in choices:
             filters = [lzma_filter(properties, log2, 9 | lzma.PRESET_EXTREME)]
             packed = lzma.compress(data, format=lzma.FORMAT_RAW, filters=filters)
             candidates.append((bytes((LZMA, properties, log2)), packed))
@@ -297,13 +308,40 @@ def pack(data: bytes, *, most_log2: int = MAX_DICTIONARY_LOG2) -> tuple[bytes, b
     return best[0] + varints([len(best[1])]), best[1]
 
 
+def quick_length(data: bytes) -> int:
+    """About how long a stream packs to."""
+    if not data:
+        return 3
+    filters = [lzma_filter((2 * 5 + 2) * 9, 20, 3 if len(data) > _SAMPLE_BYTES else 6)]
+    return min(len(data), len(lzma.compress(data, format=lzma.FORMAT_RAW, filters=filters))) + 5
+
+
 def write_group(parts: Sequence[bytes], *, most_log2: int = MAX_DICTIONARY_LOG2) -> bytes:
-    """Write streams, each compressed in the way that suits it, or all in one if that is smaller."""
-    packed = [pack(part, most_log2=most_log2) for part in parts]
-    apart = b"\0" + b"".join(varints([len(part)]) + head for part, (head, _) in zip(parts, packed, strict=True))
-    apart += b"".join(data for _, data in packed)
-    if sum(map(len, parts)) > MAX_SOLID_BYTES // 4:
-        return apart
-    head, data = pack(b"".join(parts), most_log2=most_log2)
-    solid = b"\1" + varints(map(len, parts)) + head + data
-    return min(apart, solid, key=len)
+    """Write streams, each compressed in the way that suits it; small neighbours together where that is shorter."""
+    packs = [_write_pack((part,), most_log2) for part in parts]
+    spans = [(index, index + 1) for index in range(len(parts))]
+    if sum(map(len, parts)) <= _JOIN_BYTES:
+        joined: dict[tuple[int, int], tuple[bytes, bytes]] = {}
+        while len(spans) > 1:
+            gains = []
+            for index in range(len(spans) - 1):
+                span = spans[index][0], spans[index + 1][1]
+                if span not in joined:
+                    joined[span] = _write_pack(parts[slice(*span)], most_log2)
+                apart = sum(map(len, packs[index] + packs[index + 1]))
+                gains.append((apart - sum(map(len, joined[span])), index))
+            gain, index = max(gains)
+            if gain <= 0:
+                break
+            span = spans[index][0], spans[index + 1][1]
+            spans[index : index + 2] = [span]
+            packs[index : index + 2] = [joined[span]]
+    return b"".join(head for head, _ in packs) + b"".join(data for _, data in packs)
+
+
+def _write_pack(parts: Sequence[bytes], most_log2: int) -> tuple[bytes, bytes]:
+    head = bytes((len(parts),)) + varints(map(len, parts))
+    if not any(parts):
+        return head, b""
+    codec, data = pack(b"".join(parts), most_log2=most_log2)
+    return head + codec, data
