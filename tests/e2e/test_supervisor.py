@@ -96,12 +96,12 @@ def test_a_program_that_ignores_signals_and_its_children_end(supervisor, tmp_pat
     stubborn = """
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         child = subprocess.Popen([sys.executable, "-c", "import signal,time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"])
-        print("child", child.pid, flush=True)
+        print("kid:", child.pid, flush=True)
     """
     boot = supervisor(a=stubborn)
     boot.start()
-    wait_for(lambda: "up" in boot._program.output() and "child" in boot._program.output())
-    child = int(boot._program.output().split("child ")[1].split()[0])
+    wait_for(lambda: "up" in boot._program.output() and "kid: " in boot._program.output())
+    child = int(boot._program.output().split("kid: ")[1].split()[0])
     boot.stop()
     wait_for(lambda: not alive(child))
 
@@ -109,15 +109,15 @@ def test_a_program_that_ignores_signals_and_its_children_end(supervisor, tmp_pat
 def test_children_of_a_program_that_died_are_ended_before_it_is_started_again(supervisor):
     dies = """
         child = subprocess.Popen(["sleep", "600"])
-        print("child", child.pid, flush=True)
+        print("kid:", child.pid, flush=True)
         sys.exit(3)
     """
     boot = supervisor(a=dies)
     boot.start()
-    wait_for(lambda: boot._program is None or "child" in boot._program.output())
-    output = boot._program.output()
-    child = int(output.split("child ")[1].split()[0])
-    boot.tend()
+    program = boot._program
+    wait_for(lambda: "kid: " in program.output())
+    child = int(program.output().split("kid: ")[1].split()[0])
+    wait_for(lambda: boot.tend() and boot._program is not program)
     wait_for(lambda: not alive(child))
 
 

@@ -77,6 +77,8 @@ class HttpCheck:
             connection.request("GET", self._target, headers={"User-Agent": "firmament-agent", "Connection": "close"})
             response = connection.getresponse()
             status, body = response.status, response.read(MAX_BODY_BYTES)
+            if response.length and len(body) < MAX_BODY_BYTES:
+                raise http.client.IncompleteRead(body, response.length)
         except (OSError, http.client.HTTPException, ValueError) as error:
             return finding(self.name, is_healthy=False, detail=self._why(error, is_late))
         finally:
