@@ -109,8 +109,8 @@ def read_private_file(path: Path) -> bytes:
         if path.is_symlink():
             raise KeyFileError("The key file is a symlink", path=path) from error
         raise KeyFileError("The key file cannot be opened", path=path, reason=error.strerror) from error
-    with os.fdopen(descriptor, "rb") as file:
-        found = os.fstat(file.fileno())
+    try:
+        found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise KeyFileError("The key file is not a regular file", path=path)
         if found.st_mode & 0o077:
@@ -119,7 +119,9 @@ def read_private_file(path: Path) -> bytes:
                 path=path,
                 mode=f"{found.st_mode & 0o777:04o}",
             )
-        data = file.read(MAX_KEY_FILE_LENGTH_BYTES + 1)
+        data = os.read(descriptor, MAX_KEY_FILE_LENGTH_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > MAX_KEY_FILE_LENGTH_BYTES:
         raise KeyFileError("The key file is too long for a key", path=path, limit_bytes=MAX_KEY_FILE_LENGTH_BYTES)
     return data
