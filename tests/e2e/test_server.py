@@ -44,9 +44,9 @@ def test_the_whole_story_of_one_update(world):
     device.tell(attempt_id, "confirmed", boot_id="boot-b", version="1.1", sequence_number=2)
     attempt = world.attempt(device)
     assert (attempt["status"], attempt["active"], attempt["boot_id"]) == ("confirmed", False, "boot-b")
-    assert device.assignment(version="1.1", sequence_number=2, boot_id="boot-b") is None
     shown = world.admin.ask("GET", f"/api/v1/devices/{device.device_id}").json
     assert (shown["version"], shown["sequence_number"]) == ("1.1", 2)
+    assert device.assignment(version="1.1", sequence_number=2, boot_id="boot-b") is None
     moves = [
         event["facts"]["state"]
         for event in world.server.events("attempt.moved")

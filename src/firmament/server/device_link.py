@@ -197,7 +197,22 @@ def on_report(session: Session, report: Report, payload: bytes) -> tuple[Session
             boot_id_before=report.boot_id if _should_remember_boot(attempt, to) else None,
         )
     )
-    return replace(session, attempt=replace(attempt, state=to)), effects
+    device = session.device
+    if to is AttemptState.CONFIRMED:
+        # What it runs now is signed and credible: do not show the old version until the next poll.
+        device = replace(
+            device,
+            version=report.version,
+            sequence_number=report.sequence_number,
+            image_digest=str(attempt.manifest.image.digest),
+            boot_id=report.boot_id,
+        )
+        effects.append(
+            UpdateInventory(
+                device.version, device.sequence_number, device.image_digest, device.boot_id, device.attributes
+            )
+        )
+    return replace(session, device=device, attempt=replace(attempt, state=to)), effects
 
 
 def check_report(session: Session, report: Report, *, owner_row_id: int | None) -> None:
