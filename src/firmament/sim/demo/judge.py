@@ -1,0 +1,181 @@
+"""Compares what the server says, what the device says and what really runs with what must be."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from firmament.sim.demo import fleet
+from firmament.sim.demo.narrator import Row
+from firmament.sim.demo.products import read_from_image
+from firmament.sim.demo.world import Differs, Log
+
+if TYPE_CHECKING:
+    from firmament.sim.demo.fleet import Device, Watch
+    from firmament.sim.demo.world import World
+
+HEALTH_TIMEOUT_S: Final = 5
+REPORT_TIMEOUT_S: Final = 30.0
+OK: Final = 200
+PARTIAL: Final = 206
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """How a story must end on a device."""
+
+    story: str
+    before: str
+    offered: str
+    outcome: str
+    code: str = ""
+    why: str = ""
+    is_resumed: bool = False
+
+    @property
+    def runs(self) -> str:
+        """The version that must run afterwards."""
+        return self.offered if self.outcome == "confirmed" else self.before
+
+
+class Judge:
+    """Asks with the commands a person would use; raises Differs at the first disagreement."""
+
+    def __init__(self, world: World, ids: dict[str, str], watches: dict[str, Watch]) -> None:
+        self._world = world
+        self._tell = world.narrator
+        self._ids = ids
+        self._watches = watches
+        self._server_log: list[dict[str, Any]] = []
+        self._server = Log(world.logs / "server.log")
+
+    def judge(self, attempts: dict[Device, str], expected: Expected) -> list[Row]:
+        """Compare all views of each attempt; return the rows for the table."""
+        devices = list(attempts)
+        for device in devices:
+            self._wait_for_report(device)
+        on_server = self._world.run_all(
+            [("firmament", "device", "show", self._ids[device.name], "--json") for device in devices], is_shown=False
+        )
+        on_device = self._world.run_all(
+            [
+                ("firmament-agent", "--config", device.config, command, "--json")
+                for device in devices
+                for command in ("status", "history")
+            ],
+            is_shown=False,
+        )
+        rows = []
+        for number, device in enumerate(devices):
+            status, history = (done.json() for done in on_device[2 * number : 2 * number + 2])
+            rows.append(self._compare(device, attempts[device], expected, on_server[number].json(), status, history))
+        return rows
+
+    def require_runs(self, device: Device, version: str) -> None:
+        """Ask what really runs: the program's health page, or the file system that is booted."""
+        if device.port:
+            status, found = ask_health(device)
+            require(device, "its program answers", status, OK)
+            require(device, "its program says it is version", found.get("version"), version)
+            return
+        booted = json.loads(self._world.run("firmament-agent", "--config", device.config, "status", "--json",
+                                            is_shown=False).stdout)["booted"]  # fmt: skip
+        image = self._world.directory / "devices" / device.name / f"slot-{booted}.img"
+        text = read_from_image(image, "/etc/gateway-version") or b""
+        require(device, f"slot {booted} holds the file system of", text.decode().strip(), version)
+
+    def _compare(
+        self,
+        device: Device,
+        attempt_id: str,
+        expected: Expected,
+        server: dict[str, Any],
+        status: dict[str, Any],
+        history: dict[str, Any],
+    ) -> Row:
+        says = next((item for item in server["attempts"] if item["attempt_id"] == attempt_id), None)
+        ended = next((item for item in history["attempts"] if item["attempt_id"] == attempt_id), None)
+        if says is None or ended is None:
+            raise Differs(
+                f"{device.name}: the attempt is missing {'on the server' if says is None else 'on the device'}"
+            )
+        require(device, "the device says the attempt ended", ended["status"], expected.outcome)
+        require(device, "the server says the attempt ended", says["status"], expected.outcome)
+        require(device, "the device's code is", ended["code"], expected.code)
+        require(device, "the server's code is", says["code"], expected.code)
+        require(device, "the device says it runs", status["running"]["version"], expected.runs)
+        require(device, "the server says it runs", server["device"]["version"], expected.runs)
+        require(device, "the device is", status["state"], "idle")
+        self.require_runs(device, expected.runs)
+        why = expected.why
+        if expected.is_resumed:
+            why = f"resumed at byte {self._require_resumed(device, attempt_id):,}; healthy"
+        code = f" [{expected.code}]" if expected.code else ""
+        self._tell.passed(
+            f"{device.name}: {expected.offered} {expected.outcome}{code}; server and device agree, {expected.runs} runs"
+        )
+        return Row(
+            device=device.name,
+            story=expected.story,
+            before=expected.before,
+            offered=expected.offered,
+            outcome=expected.outcome,
+            code=expected.code,
+            runs=expected.runs,
+            why=why,
+        )
+
+    def _wait_for_report(self, device: Device) -> None:
+        """Wait until nothing is left in the device's outbox."""
+        watch = self._watches[device.name]
+
+        def is_delivered() -> bool:
+            status = self._world.run("firmament-agent", "--config", device.config, "status", "--json", is_shown=False)
+            return watch.view.state == "idle" and status.json()["reports_waiting"] == 0
+
+        self._world.wait_until(f"{device.name} has reported", is_delivered, timeout_s=REPORT_TIMEOUT_S)
+
+    def _require_resumed(self, device: Device, attempt_id: str) -> int:
+        """Return the byte at which the download went on; both sides' logs must say that it did."""
+        offsets = [
+            line["offset"]
+            for line in Log(self._world.logs / f"{device.name}.log").new()
+            if line.get("event") == "fetch.begun" and line.get("attempt_id") == attempt_id
+        ]
+        if len(offsets) != 2 or offsets[0] != 0 or offsets[1] < fleet.MEBIBYTE:  # noqa: PLR2004 - before and after the cut
+            raise Differs(f"{device.name}: the download must begin once at 0 and go on later, but began at {offsets}")
+        self._server_log += self._server.new()
+        statuses = [
+            line["status"]
+            for line in self._server_log
+            if line.get("event") == "request.done"
+            and line.get("device_id") == self._ids[device.name]
+            and f"/{device.product}/1.4/" in str(line.get("path"))
+            and line.get("method") == "GET"
+        ]
+        if not statuses or statuses[-1] != PARTIAL or statuses.count(OK) > 1:
+            raise Differs(f"{device.name}: the server must have sent the rest only, but answered {statuses}")
+        offset: int = offsets[1]
+        return offset
+
+
+def require(device: Device, what: str, found: object, expected: object) -> None:
+    """Raise Differs unless `found` is what must be."""
+    if found != expected:
+        raise Differs(f"{device.name}: {what} {found!r}, which must be {expected!r}")
+
+
+def ask_health(device: Device) -> tuple[int, dict[str, Any]]:
+    """Ask a device's program how it is."""
+    connection = http.client.HTTPConnection("127.0.0.1", device.port, timeout=HEALTH_TIMEOUT_S)
+    try:
+        connection.request("GET", "/health")
+        response = connection.getresponse()
+        found = json.loads(response.read(fleet.MEBIBYTE))
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise Differs(f"{device.name}: its program does not answer: {error!r}") from error
+    finally:
+        connection.close()
+    return response.status, found
