@@ -32,7 +32,7 @@ fix: setup ## Mend what the linter and the formatter can.
 	@$(BIN)/ruff format
 
 sweep: setup ## Cut the power at every storage operation of a whole update.
-	@$(BIN)/python -m firmament.sim.sweep
+	@$(BIN)/python -m firmament.cli.sweep
 
 attacks: setup packages ## Play every attack story against real processes over HTTPS.
 	@$(BIN)/python tests/attack/run.py

@@ -42,6 +42,7 @@ from firmament.errors import (
     HealthError,
     LoopError,
     ReadBackError,
+    Retry,
     RevertedError,
 )
 from firmament.log import logger
@@ -115,7 +116,12 @@ class Trial:
                 self._give_up(BootControlError("The armed slot is never started", restarts=attempt.restarts))
                 return
             ledger.note(restarts=attempt.restarts + 1)
-            self._restart()
+            try:
+                self._restart()
+            except FirmamentError as error:
+                if error.retry is Retry.LATER:  # for want of space: nothing was restarted
+                    ledger.note(restarts=attempt.restarts, stores=attempt.stores - 1)
+                raise
         elif boot.boot_id() == attempt.armed_boot_id and attempt.restarts <= MAX_RESTARTS:
             # Nothing was restarted, so the try cannot be spent: somebody disarmed it.
             ledger.note(restarts=attempt.restarts + 1)

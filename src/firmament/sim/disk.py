@@ -349,7 +349,7 @@ class SimDisk:
 
     def _find(self, path: Path | PurePosixPath, *, follow: bool = True, links: int = MAX_LINKS) -> int | None:
         number = ROOT
-        parts = PurePosixPath(path).parts[1:]
+        parts = path.parts[1:]
         for index, part in enumerate(parts):
             node = self._nodes[number]
             found = node.now.get(part) if isinstance(node, _Directory) else None

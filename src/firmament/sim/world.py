@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from firmament.agent.agent import Agent
+from firmament.agent.bootctl.port import Restart
 from firmament.agent.events import Events
 from firmament.agent.health.port import Finding
 from firmament.agent.link import Relation, ServerLink, repository_of
@@ -42,7 +43,7 @@ from firmament.trust.floors import Floors
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from firmament.agent.bootctl.port import BootControl, Restart
+    from firmament.agent.bootctl.port import BootControl
     from firmament.agent.slots.port import Slot
     from firmament.durable import Disk
 
@@ -118,11 +119,15 @@ class Case:
 
 
 class Phase(StrEnum):
-    """Where the new image is, seen from outside the agent; only *trial* may cost it."""
+    """Where the new image is, seen from outside the agent."""
 
     BEFORE = "before"
+    STARTING = "starting"
+    """The boot loader has begun to start it, and may have spent its one try."""
     TRIAL = "trial"
+    """It runs."""
     AFTER = "after"
+    """The boot control has confirmed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,10 +229,9 @@ class World:
 
     def _power_on(self) -> BootControl:
         self.starts += 1
-        if is_armed(self.case.boot, self.disk):
-            self.phase = Phase.TRIAL
+        self.begins_to_start()
         boot = power_on(self.case.boot, self.disk, self.ideal.clock, starts=self.starts, lives=self._lives)
-        self._judge(boot.booted())
+        self.has_started(boot.booted())
         return _Observed(boot, self)
 
     def _lives(self, label: Label) -> bool:
@@ -274,7 +278,15 @@ class World:
         """Whether a slot holds the old image, whole and to the byte."""
         return _holds(self.disk, self.case, label, self.case.geometry.old)
 
-    def _judge(self, booted: Label) -> None:
+    def begins_to_start(self) -> None:
+        """See the boot loader begin."""
+        if is_armed(self.case.boot, self.disk):
+            self.phase = Phase.STARTING
+
+    def has_started(self, booted: Label) -> None:
+        """See what the boot loader started; raises BrickedError for anything but a whole signed image."""
+        if self.phase is Phase.STARTING:
+            self.phase = Phase.TRIAL if self.holds_new(booted) else Phase.BEFORE
         if not self.holds_new(booted) and not self.holds_old(booted):
             msg = f"slot {booted} was started and holds no signed image\n{self.disk.dump()}"
             raise BrickedError(msg)
@@ -313,9 +325,11 @@ class _Observed:
         return getattr(self._boot, name)
 
     def restart(self) -> Restart:
-        if is_armed(self._world.case.boot, self._world.disk):
-            self._world.phase = Phase.TRIAL
-        return self._boot.restart()
+        self._world.begins_to_start()
+        restart = self._boot.restart()
+        if restart is Restart.DONE:
+            self._world.has_started(self._boot.booted())
+        return restart
 
     def confirm(self, label: Label) -> None:
         self._boot.confirm(label)

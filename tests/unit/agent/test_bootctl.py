@@ -17,7 +17,7 @@ from firmament.agent.bootctl.uboot import KEPT, LEFT, ORDER, UBootLoader, UBootS
 from firmament.agent.bootctl.uboot_env import Place, UBootEnvironment, encode_copy
 from firmament.agent.slots.port import Label
 from firmament.core.clock import FixedClock, SystemClock
-from firmament.errors import BootControlError, DiskFullError, FileError, ReadOnlyError
+from firmament.errors import BootControlError, FileError, ReadOnlyError
 from firmament.sim.conformance import check_boot_control
 from firmament.sim.disk import SimDisk
 from firmament.sim.faults import BrokenDisk, Cut, DiskFull, PowerCut, ReadOnlyDisk, Survives
@@ -294,7 +294,7 @@ def test_power_cut_in_every_step_of_the_supervisor(survives):
         assert bench.disk.read_link(APP / "current") == decide(choice)[0]
         assert bench.power_on() is choice.primary
         cut += 1
-    assert cut > 40
+    assert cut > 25
 
 
 @pytest.mark.parametrize("kind", ATOMIC)
@@ -305,11 +305,11 @@ def test_full_and_read_only_disks_change_nothing(kind, fault):
     bench.control().revert(Label.A)
     before = bench.store().load()
     bench.disk.faults.append(fault(from_operation=0))
-    if fault is DiskFull and kind in {"uboot", "grub"}:  # their places need no new space
+    if fault is DiskFull:  # every place is written where it lies, so going back needs no space
         bench.control().arm(Label.B)
         assert bench.store().load().armed is Label.B
         return
-    with pytest.raises((DiskFullError, ReadOnlyError)):
+    with pytest.raises(ReadOnlyError):
         bench.control().arm(Label.B)
     bench.disk.faults.clear()
     assert bench.store().load() == before

@@ -44,13 +44,22 @@ class RecordStore:
         return max(self._load().values(), key=lambda item: item[1], default=(Choice(), 0))[0]
 
     def store(self, choice: Choice) -> None:  # noqa: D102
-        found = self._load()
-        generation = max((generation for _, generation in found.values()), default=0) + 1
-        data = encode(choice, generation).ljust(LENGTH_BYTES, b"\n")
-        make_directory_durably(self._disk, self._directory)
+        found = self.prepare()
+        data = _padded(choice, max(generation for _, generation in found.values()) + 1)
         # The worse copy first: while it is overwritten the better one is whole.
         for name in sorted(COPIES, key=lambda name: found[name][1] if name in found else 0):
             self._replace(self._directory / name, data)
+
+    def prepare(self) -> dict[str, tuple[Choice, int]]:
+        """Make the copies that are missing, which takes space; after that no change does."""
+        found = self._load()
+        choice, generation = max(found.values(), key=lambda item: item[1], default=(Choice(), 0))
+        make_directory_durably(self._disk, self._directory)
+        for name in COPIES:
+            if not self._disk.exists(self._directory / name):
+                self._replace(self._directory / name, _padded(choice, generation))
+                found[name] = choice, generation
+        return found
 
     def _replace(self, path: Path, data: bytes) -> None:
         if self._disk.length_bytes(path) != len(data):
@@ -80,6 +89,10 @@ class RecordStore:
         if not found and damaged:
             raise BootControlError("The boot record cannot be read", directory=self._directory, damaged=damaged)
         return found
+
+
+def _padded(choice: Choice, generation: int) -> bytes:
+    return encode(choice, generation).ljust(LENGTH_BYTES, b"\n")
 
 
 def encode(choice: Choice, generation: int) -> bytes:

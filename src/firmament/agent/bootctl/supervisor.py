@@ -12,7 +12,6 @@ after twice that, up to `MAX_BACKOFF_S`.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import uuid
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from firmament.agent.bootctl.processes import MARK, LinuxProcesses
 from firmament.agent.bootctl.record import RecordStore
 from firmament.agent.slots.bundle import CURRENT
 from firmament.agent.slots.port import Label
-from firmament.errors import BootControlError, FirmamentError
+from firmament.errors import BootControlError, DiskFullError, FileError, ReadOnlyError
 from firmament.log import logger
 
 if TYPE_CHECKING:
@@ -90,7 +89,12 @@ class Supervisor(StoredBootControl):
     def start(self) -> None:  # noqa: D102 - see BootControl, here and below
         with self._lock:
             self._processes.end_strays(str(self._directory), self._settings.stop_timeout_s)
-            self._boot()
+            try:
+                self._boot()
+            except (DiskFullError, ReadOnlyError, FileError) as error:
+                # A device that cannot write still starts what ran last; then no try was spent.
+                log.warning("supervisor.not-chosen", code=error.code, problem=error.problem)
+                self._run(self._link.booted(), self._store.load().primary)
 
     def stop(self) -> None:  # noqa: D102
         with self._lock:
@@ -126,14 +130,19 @@ class Supervisor(StoredBootControl):
         """Play the boot loader: decide, spend the try, swap, start."""
         choice = self._store.load()
         label, after = decide(choice)
-        self._link.prepare(label)  # what needs space comes before the try is spent
+        # What needs space comes before the try is spent: the way there, and from a trial the way back.
+        if label is not self._link.booted():
+            self._link.prepare(label)
+        if label is not after.primary:
+            self._link.prepare(label.other)
         if after != choice:
             self._store.store(after)
         self._end()
         self._link.swap(label)
-        with contextlib.suppress(FirmamentError):
-            self._link.prepare(label.other)
-        self._is_trial = label is not after.primary
+        self._run(label, after.primary)
+
+    def _run(self, label: Label, primary: Label) -> None:
+        self._is_trial = label is not primary
         self._is_wanted = True
         self._trouble = None
         self._crashes = 0
@@ -215,7 +224,7 @@ class _Link:
         Swapping is then a rename, which even a full disk allows: a trial that must end can end.
         """
         spare = self._spare(label)
-        if label in {self._disk.read_link(self._directory / CURRENT), self._disk.read_link(spare)}:
+        if self._disk.read_link(spare) == label:
             return
         self._disk.make_directory(self._directory, mode=0o755)
         self._disk.remove(spare)
