@@ -7,7 +7,6 @@ any other file or block device (becomes a raw image). The result lies in
 
 from __future__ import annotations
 
-import os
 import stat
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -102,7 +101,7 @@ def _write(disk: Disk, source: Path, fresh: Path, draft: Manifest) -> BuiltRelea
     path = fresh / filename
     digest, length_bytes = _store(disk, path, pieces)
     if draft.installer == "mcuboot":
-        _check_mcuboot(path)
+        _check_mcuboot(disk, path, length_bytes)
     elif draft.installer == "bundle" and not source.is_dir():
         bundle.check(chunks(disk, path))
     whole = replace(
@@ -145,9 +144,9 @@ def _store(disk: Disk, path: Path, pieces: Iterator[bytes]) -> tuple[Digest, int
     return digest, length_bytes
 
 
-def _check_mcuboot(path: Path) -> None:
-    with path.open("rb") as file:
-        mcuboot.check_image(file.read(mcuboot.HEADER_LENGTH_BYTES), os.fstat(file.fileno()).st_size)
+def _check_mcuboot(disk: Disk, path: Path, length_bytes: int) -> None:
+    with closing(disk.open_reader(path)) as reader:
+        mcuboot.check_image(reader.read_at(0, mcuboot.HEADER_LENGTH_BYTES), length_bytes)
 
 
 def load_built(disk: Disk, directory: Path) -> BuiltRelease:

@@ -15,7 +15,7 @@ from firmament.errors import MalformedError
 
 MAGIC: Final = 0x96F3B83D
 HEADER_LENGTH_BYTES: Final = 32
-_HEADER: Final = struct.Struct("<IIHHIIBBHI")
+_HEADER: Final = struct.Struct("<IIHHIIBBHI4x")
 _TLV_INFO: Final = 4
 
 
