@@ -315,7 +315,7 @@ def read_secret_file(path: Path, *, what: str) -> str:
 
 
 def read_token(file: Path | None = None) -> str:
-    """Return the operator's bearer token from `file` or the environment.
+    """Return the operator's bearer token from `file`, the environment or the last sign-in.
 
     Raises UnauthenticatedError when there is none.
     """
@@ -324,8 +324,15 @@ def read_token(file: Path | None = None) -> str:
     if file is not None:
         return read_secret_file(file, what="The token file")
     token = os.environ.get(TOKEN_VARIABLE, "").strip()
+    if not token and session_file().exists():
+        return read_secret_file(session_file(), what="The token file")
     if not token:
         raise UnauthenticatedError(
             "This needs an operator token", variables=f"{TOKEN_VARIABLE} or {TOKEN_FILE_VARIABLE}"
         )
     return token
+
+
+def session_file() -> Path:
+    """Return where `firmament operator login` keeps its token."""
+    return Path(click.get_app_dir("firmament")) / "token"

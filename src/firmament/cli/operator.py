@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from firmament.cli.common import output, output_options, read_secret_file
-from firmament.cli.operator_client import OperatorClient, connect, server_address, server_options, session_file
+from firmament.cli.common import output, output_options, read_secret_file, session_file
+from firmament.cli.operator_client import OperatorClient, connect, server_address, server_options
 from firmament.durable import RealDisk, replace_durably
 from firmament.errors import PassphraseError
 

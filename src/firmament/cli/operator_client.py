@@ -21,7 +21,6 @@ from firmament.errors import (
     LengthExceededError,
     SettingError,
     TlsError,
-    UnauthenticatedError,
     UnreachableError,
     error_for_code,
 )
@@ -157,19 +156,7 @@ class OperatorClient:
 
 def connect(server_url: str | None, ca: Path | None, workspace: Path | None, token_file: Path | None) -> OperatorClient:
     """Make a client from the options of `server_options`; raises SettingError, UnauthenticatedError."""
-    address = server_address(server_url, ca, workspace)
-    try:
-        token = read_token(token_file)
-    except UnauthenticatedError:
-        if not session_file().exists():
-            raise
-        token = read_token(session_file())
-    return OperatorClient(address, token)
-
-
-def session_file() -> Path:
-    """Return where `firmament operator login` keeps its token."""
-    return Path(click.get_app_dir("firmament")) / "token"
+    return OperatorClient(server_address(server_url, ca, workspace), read_token(token_file))
 
 
 def element(text: str) -> str:

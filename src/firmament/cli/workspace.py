@@ -67,7 +67,7 @@ def server_options(function: F) -> F:
         click.option(
             "--ca",
             type=click.Path(path_type=Path, dir_okay=False),
-            envvar="FIRMAMENT_CA_BUNDLE",
+            envvar="FIRMAMENT_CA",
             show_envvar=True,
             help="CA certificate of the server.",
         ),
