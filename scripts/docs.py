@@ -136,17 +136,17 @@ def commands(
                 yield from commands(sub_name, sub, context)
 
 
-def cli_tree() -> dict[str, list[str]]:
-    """Every command with its options and arguments, for the snapshot of published names."""
+def cli_tree() -> dict[str, dict[str, str]]:
+    """Every command with its options and what it demands, for the snapshot of published names."""
     found = {}
     for name, program in programs():
         for path, context in commands(name, program):
-            options = [
-                option
-                for parameter in context.command.params
-                for option in (*parameter.opts, *parameter.secondary_opts)
-            ]
-            found[path] = sorted(options)
+            parameters = context.command.params
+            options = [option for each in parameters for option in (*each.opts, *each.secondary_opts)]
+            demands = [each.human_readable_name for each in parameters if each.required]
+            found[path] = {option: "option" for option in sorted(options) if option.startswith("-")} | {
+                "demands": " ".join(demands)
+            }
     return found
 
 
@@ -267,6 +267,66 @@ def events_page() -> str:
     return "".join(parts)
 
 
+# --- operator API --------------------------------------------------------------------------
+
+
+def openapi() -> dict[str, Any]:
+    """Return the description that the server gives at /openapi.json; empty without the extra."""
+    api = module("firmament.server.http.operator_api")
+    fastapi = module("fastapi")
+    if api is None or fastapi is None:
+        return {}
+    app = fastapi.FastAPI()
+    app.include_router(api.OperatorApi(None).router)
+    described: dict[str, Any] = app.openapi()
+    return described
+
+
+def operations() -> Iterator[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]]:
+    """Yield each operation's name, itself, the schema of its body and of its answer."""
+    described = openapi()
+    for path, methods in described.get("paths", {}).items():
+        for method, operation in methods.items():
+            body = _schema(described, operation.get("requestBody", {}))
+            good = next((answer for code, answer in operation["responses"].items() if code.startswith("2")), {})
+            yield f"{method.upper()} {path}", operation, body, _schema(described, good)
+
+
+def _schema(described: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
+    schema = part.get("content", {}).get("application/json", {}).get("schema", {})
+    while "$ref" in schema:
+        schema = described["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    return dict(schema)
+
+
+def operator_api() -> dict[str, dict[str, str]]:
+    """Every operation with its fields, for the snapshot of published names."""
+    found = {}
+    for name, operation, body, answer in operations():
+        fields = {f"body {field}": "field" for field in body.get("properties", {})}
+        fields |= {f"answer {field}": "field" for field in answer.get("properties", {})}
+        fields |= {f"query {each['name']}": each["in"] for each in operation.get("parameters", [])}
+        demands = [each["name"] for each in operation.get("parameters", []) if each.get("required")]
+        found[name] = fields | {"demands": " ".join([*demands, *body.get("required", [])])}
+    return found
+
+
+def operator_api_page() -> str:
+    rows = []
+    for name, operation, body, answer in operations():
+        required = set(body.get("required", []))
+        takes = [f"`{field}`" if field in required else f"[`{field}`]" for field in body.get("properties", {})]
+        takes += [f"?`{each['name']}`" for each in operation.get("parameters", []) if each["in"] == "query"]
+        gives = [f"`{field}`" for field in answer.get("properties", {})]
+        rows.append([f"`{name}`", operation.get("summary", ""), " ".join(takes), " ".join(gives)])
+    return (
+        f"{GENERATED}# Operator API\n\n"
+        "JSON over HTTPS with a bearer token (`firmament operator token`). Errors are `application/problem+json`, see\n"
+        "[errors](errors.md). The server describes itself at `/openapi.json`. Fields in brackets may be left out,\n"
+        "those with a question mark are in the query.\n\n" + table(["operation", "what", "takes", "gives"], rows)
+    )
+
+
 # --- blocks inside hand-written pages ------------------------------------------------------
 
 
@@ -371,6 +431,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "reference/cli.md": cli_page,
     "reference/settings.md": settings_page,
     "reference/events.md": events_page,
+    "reference/operator-api.md": operator_api_page,
 }
 
 

@@ -5,6 +5,7 @@ which refuses to drop or change anything).
 """
 
 import dataclasses
+import importlib.util
 import json
 import sys
 from enum import StrEnum
@@ -26,8 +27,18 @@ def fields(cls: type) -> dict[str, str]:
     return {field.name: str(field.type) for field in dataclasses.fields(cls)}
 
 
+def reference():
+    """The script that walks commands and operations for the reference pages."""
+    path = Path(__file__).parents[2] / "scripts/docs.py"
+    spec = importlib.util.spec_from_file_location("docs_script", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
 def current() -> dict[str, dict[str, object]]:
     """Every published name that exists now."""
+    script = reference()
     return {
         "attempt statuses": words(status.AttemptStatus),
         "outcomes": words(status.Outcome),
@@ -58,6 +69,8 @@ def current() -> dict[str, dict[str, object]]:
             "protocol": messages.PROTOCOL_VERSION,
             "manifest": manifest.MANIFEST_VERSION,
         },
+        **{f"command {name}": options for name, options in script.cli_tree().items()},
+        **{f"operation {name}": fields for name, fields in script.operator_api().items()},
     }
 
 
