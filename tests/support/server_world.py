@@ -19,18 +19,26 @@ from typing import Self
 import urllib3
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
+from firmament.core.clock import SystemClock
 from firmament.core.digest import Digest
 from firmament.core.ids import AttemptId, DeviceId
 from firmament.core.manifest import Image, Manifest, Payload
 from firmament.protocol.status import AttemptStatus
 from firmament.protocol.v1.envelope import REPORT_TYPE, Envelope, pre_authentication_encoding
 from firmament.protocol.v1.messages import HPKE_PUBLIC_KEY_LENGTH_BYTES, PollRequest, Report
+from firmament.server.database.connection import connect, transact
+from firmament.server.layout import Layout
+from firmament.server.payloads.store import ServerDisk
+from firmament.server.people.passwords import hash_password
+from firmament.server.people.service import add_person
+from firmament.server.scope import Role, console
+from firmament.server.setup import initialise
 from firmament.trust import repository
 from firmament.trust.device_keys import IdentityKey
 from firmament.trust.roles import RoleKeys
 
 PASSWORD = "correct horse battery"
-COMMAND = [sys.executable, "-m", "firmament.cli.main"]
+HASHED = hash_password(PASSWORD)
 START_DEADLINE_S = 30
 
 
@@ -44,6 +52,31 @@ def run_command(*arguments: object, check: bool = True, env: dict[str, str] | No
         env={**os.environ, **(env or {})},
         timeout=60,
     )
+
+
+def make_server(directory: Path) -> Path:
+    """As `firmament server init` does."""
+    initialise(
+        ServerDisk(),
+        Layout(directory),
+        names=["localhost"],
+        addresses=["127.0.0.1"],
+        options={"port": 0},
+        now=SystemClock().now(),
+    )
+    return directory
+
+
+def add_operator(directory: Path, name: str, role: str) -> None:
+    """As `firmament operator add` does, with a password that is hashed once."""
+    now = SystemClock().now()
+    with contextlib.closing(connect(Layout(directory).database)) as connection:
+        transact(
+            connection,
+            lambda writing: add_person(
+                writing, console("test"), name=name, role=Role(role), password_hash=HASHED, now=now
+            ),
+        )
 
 
 class RunningServer:
@@ -348,7 +381,7 @@ class World:
     def __init__(self, directory: Path, *, env: dict[str, str] | None = None) -> None:
         self.directory = directory
         server = directory / "server"
-        run_command("server", "init", server, "--name", "localhost", "--address", "127.0.0.1", "--port", "0")
+        make_server(server)
         self.password_file = directory / "password"
         self.password_file.write_text(PASSWORD + "\n")
         self.password_file.chmod(0o600)
@@ -360,8 +393,7 @@ class World:
         self.admin = self.sign_in("admin")
 
     def add_person(self, name: str, role: str, server: Path | None = None) -> None:
-        where = server or self.server.directory
-        run_command("operator", "add", name, "--role", role, "-d", where, "--password-file", self.password_file)
+        add_operator(server or self.server.directory, name, role)
 
     def sign_in(self, name: str) -> Client:
         with Client(self.server) as client:

@@ -17,9 +17,9 @@ from firmament.errors import MalformedError
 from firmament.server.database.connection import connect, transact
 from firmament.server.doctor import Doctor, Verdict
 from firmament.server.events import Event, append
-from firmament.server.http.app import Server, locked
 from firmament.server.keys import read_online_keyids
 from firmament.server.layout import Layout
+from firmament.server.lock import locked
 from firmament.server.payloads.store import ServerDisk
 from firmament.server.releases.admission import Circumstances, trust_roots
 from firmament.server.releases.generations import Generations
@@ -76,6 +76,7 @@ def group() -> None:
 @click.option("--port", type=click.IntRange(0, 65535), help="TCP port. [default: 4443]")
 @click.option("--certificate", type=click.Path(path_type=Path, exists=True), help="Use this PEM chain, not the own CA.")
 @click.option("--certificate-key", type=click.Path(path_type=Path, exists=True), help="PEM key of --certificate.")
+@click.option("--signer-user", help="System user for the isolated signer (needs root).")
 @output_options
 def init(
     directory: Path,
@@ -85,6 +86,7 @@ def init(
     port: int | None,
     certificate: Path | None,
     certificate_key: Path | None,
+    signer_user: str | None,
 ) -> None:
     """Make a new server in DIRECTORY: keys, certificates, database, settings.
 
@@ -100,6 +102,8 @@ def init(
         options["certificate"] = str(certificate.absolute())
     if certificate_key is not None:
         options["certificate_key"] = str(certificate_key.absolute())
+    if signer_user is not None:
+        options["signer_user"] = signer_user
     import socket
 
     settings = initialise(
@@ -145,6 +149,8 @@ def init(
 def run(directory: Path, host: str | None, port: int | None, log_level: str, port_file: Path | None) -> None:
     """Serve until stopped."""
     import dataclasses
+
+    from firmament.server.http.app import Server
 
     layout, settings = settings_of(directory)
     if host is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import shutil
 from typing import TYPE_CHECKING
 
 from firmament.durable import PUBLIC_MODE, replace_durably
@@ -16,6 +17,7 @@ from firmament.server.settings import ServerSettings
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
+    from pathlib import Path
 
     from firmament.durable import Disk
     from firmament.server.layout import Layout
@@ -47,6 +49,8 @@ def initialise(
     store_authority(disk, layout.device_ca, make_authority("Firmament device CA", now=now))
     server_certificate(disk, layout, settings, now)
     make_online_keys(disk, director=layout.director, signer=layout.signer, public=layout.online_public)
+    if settings.signer_user:
+        _give(layout.signer, settings.signer_user)
     for directory in (layout.blobs, layout.repository / "generations", layout.targets):
         disk.make_directory(directory, mode=0o755)
     migrate(layout.database)
@@ -71,3 +75,14 @@ def _toml(value: object) -> str:
     if not text.isprintable() or '"' in text or "\\" in text:
         raise SettingError("A value cannot be written to the settings file", value=text[:80])
     return f'"{text}"'
+
+
+def _give(directory: Path, user: str) -> None:
+    """Hand the signer's directory to its user: then only root and that user can read the keys."""
+    try:
+        for path in (*directory.iterdir(), directory):
+            shutil.chown(path, user)
+    except (LookupError, PermissionError) as error:
+        raise SettingError(
+            "The signer's directory cannot be given to its user; start as root", user=user, reason=error
+        ) from error

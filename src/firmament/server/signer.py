@@ -1,4 +1,4 @@
-"""The isolated online signer: ``python -m firmament.server.signer DIRECTORY``.
+"""The isolated online signer: ``python -m firmament.server.signer DIRECTORY [USER]``.
 
 It alone reads the keys of snapshot and timestamp. It speaks a tiny typed protocol over its
 standard input, a socket pair made by its parent; end of file ends it. It signs versions that go
@@ -8,14 +8,16 @@ that was taken over, or a directory restored from an old backup, cannot make it 
 (trust.md §10, cases 1 to 4 and 64).
 
 Messages are canonical JSON after a 4-byte big-endian length.
-``{"op": "publish", "versions": {role: n}}`` makes the next snapshot and timestamp;
-``{"op": "refresh", "snapshot": n, "versions": {...}}`` renews what is about to expire, given what
-is served now; ``{"op": "public"}`` names the keys.
+``{"op": "publish", "versions": {role: n}, "snapshot": n, "timestamp": n}`` makes the next snapshot
+and timestamp, above those served; ``refresh`` with the same fields renews what is about to expire;
+``{"op": "public"}`` names the keys.
 Answers: ``{"files": {name: text}, ...}`` or ``{"error": code, "problem": ..., "facts": {...}}``.
 """
 
 from __future__ import annotations
 
+import os
+import pwd
 import socket
 import sys
 from dataclasses import dataclass, field, replace
@@ -33,6 +35,7 @@ from firmament.errors import (
     FirmamentError,
     MalformedError,
     RollbackError,
+    SettingError,
     TooLargeError,
     TornPublishError,
 )
@@ -48,6 +51,8 @@ if TYPE_CHECKING:
 SNAPSHOT_RENEW_BEFORE: Final = timedelta(days=7)
 TIMESTAMP_RENEW_AFTER: Final = timedelta(days=1)
 """trust.md §3.1: a timestamp lives 3 days and is made anew daily, so two missed days are harmless."""
+MAX_CATCH_UP: Final = 1000
+"""Nearly three years of daily timestamps."""
 MAX_MESSAGE_LENGTH_BYTES: Final = 4 * 1024 * 1024
 # A snapshot of 10 000 roles is 300 KiB (trust.md §1.4).
 STATE: Final = "state.json"
@@ -110,6 +115,18 @@ class OnlineSigner:
         """Name the keys."""
         return {"snapshot": self._snapshot.public_key.keyid, "timestamp": self._timestamp.public_key.keyid}
 
+    def adopt(self, snapshot: int, timestamp: int) -> None:
+        """Go on above what is served: this directory may have been restored from an old backup.
+
+        Only upwards, and only so far: whoever asks may be lying, and must not use up the numbers.
+        """
+        state = self.state
+        self.state = replace(
+            state,
+            snapshot=max(state.snapshot, min(snapshot, state.snapshot + MAX_CATCH_UP)),
+            timestamp=max(state.timestamp, min(timestamp, state.timestamp + MAX_CATCH_UP)),
+        )
+
     def publish(self, versions: dict[str, int]) -> dict[str, Any]:
         """Sign the next snapshot over these role versions, and a timestamp over it.
 
@@ -136,7 +153,7 @@ class OnlineSigner:
         state, now = self.state, self._clock.now()
         if state.timestamp_at is None or state.snapshot_at is None:
             return {"files": {}}
-        if snapshot != state.snapshot:
+        if snapshot != state.snapshot or versions != state.versions:
             try:
                 return self.publish(versions)
             except RollbackError as error:
@@ -176,10 +193,10 @@ def answer(signer: OnlineSigner, message: bytes) -> dict[str, Any]:
             canonical.decode_object(message, limit_bytes=MAX_MESSAGE_LENGTH_BYTES, what="request"), what="request"
         )
         match fields.text("op"):
-            case "publish":
-                return signer.publish(_versions(fields))
-            case "refresh":
-                return signer.refresh(fields.integer("snapshot"), _versions(fields))
+            case "publish" | "refresh" as op:
+                snapshot, versions = fields.integer("snapshot"), _versions(fields)
+                signer.adopt(snapshot, fields.integer("timestamp"))
+                return signer.publish(versions) if op == "publish" else signer.refresh(snapshot, versions)
             case "public":
                 return signer.public()
             case other:
@@ -226,11 +243,29 @@ def _exactly(connection: socket.socket, length: int) -> bytes | None:
     return bytes(parts)
 
 
+def become(user: str) -> None:
+    """Give up root for good and go on as `user`; raises SettingError when that is not possible.
+
+    Done here, before any key is opened, and not by the parent: whatever this process has loaded
+    by then may lie where that user cannot read.
+    """
+    try:
+        found = pwd.getpwnam(user)
+        os.setgroups([])
+        os.setgid(found.pw_gid)
+        os.setuid(found.pw_uid)
+    except (KeyError, PermissionError) as error:
+        raise SettingError("The signer's user cannot be used", user=user, reason=error) from error
+
+
 def main() -> int:
     """Serve the parent on standard input until it goes away."""
     directory = Path(sys.argv[1]).absolute()
     connection = socket.socket(fileno=0)
+    os.umask(0o077)
     try:
+        if len(sys.argv) > 2 and sys.argv[2]:  # noqa: PLR2004 - the optional second argument
+            become(sys.argv[2])
         signer = OnlineSigner(RealDisk(), directory, SystemClock())
     except FirmamentError as error:
         facts = {name: str(value) for name, value in error.facts.items()}

@@ -10,13 +10,15 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from firmament.core import canonical
-from firmament.errors import FirmamentError, OverloadedError, SettingError, error_for_code
+from firmament.errors import FirmamentError, OverloadedError, error_for_code
 from firmament.log import logger
 from firmament.server.signer import MAX_MESSAGE_LENGTH_BYTES, receive, send
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from firmament.server.releases.model import Published
 
 log = logger("server.signer")
 
@@ -46,33 +48,27 @@ class SignerClient:
         """
         ours, theirs = socket.socketpair()
         ours.settimeout(ANSWER_DEADLINE_S)
-        try:
-            with theirs:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", "firmament.server.signer", str(self._directory)],
-                    stdin=theirs.fileno(),
-                    stdout=subprocess.DEVNULL,
-                    user=self._user or None,
-                    extra_groups=[] if self._user else None,
-                    cwd="/",
-                    # SIGINT at a terminal goes to the whole group; the signer ends when we do.
-                    start_new_session=True,
-                )
-        except (LookupError, PermissionError) as error:
-            ours.close()
-            raise SettingError("The signer's user cannot be used", user=self._user, reason=error) from error
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "firmament.server.signer", str(self._directory), self._user],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                cwd="/",
+                # SIGINT at a terminal goes to the whole group; the signer ends when we do.
+                start_new_session=True,
+            )
         self._connection = ours
         ready: dict[str, Any] = self._read(ours)["ready"]
         log.info("signer.started", pid=self._process.pid, user=self._user or "same as the server")
         return ready
 
-    async def publish(self, versions: Mapping[str, int]) -> dict[str, Any]:
-        """Ask for the next snapshot and timestamp; raises RollbackError."""
-        return await self._ask({"op": "publish", "versions": dict(versions)})
+    async def publish(self, served: Published, versions: Mapping[str, int]) -> dict[str, Any]:
+        """Ask for the next snapshot and timestamp over `versions`; raises RollbackError."""
+        return await self._ask(_question("publish", served, versions))
 
-    async def refresh(self, snapshot: int, versions: Mapping[str, int]) -> dict[str, Any]:
+    async def refresh(self, served: Published) -> dict[str, Any]:
         """Ask for whatever of the served repository needs renewal; raises TornPublishError."""
-        return await self._ask({"op": "refresh", "snapshot": snapshot, "versions": dict(versions)})
+        return await self._ask(_question("refresh", served, served.versions))
 
     async def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
         async with self._turn:
@@ -114,6 +110,15 @@ class SignerClient:
                 self._process.kill()
                 self._process.wait()
             self._process = None
+
+
+def _question(op: str, served: Published, versions: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "op": op,
+        "versions": dict(versions),
+        "snapshot": served.snapshot_version,
+        "timestamp": served.timestamp_version,
+    }
 
 
 def _error(value: dict[str, Any]) -> FirmamentError:

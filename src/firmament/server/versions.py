@@ -55,6 +55,10 @@ class ReplyVersions:
         highest = max(unix_s, self._floor, self._highest)
         return highest + BLOCK_S if highest + AHEAD_S > self._horizon else None
 
+    def last(self) -> int:
+        """Return the horizon to store at a clean stop: the next start need not jump ahead."""
+        return max(self._floor - 1, self._highest)
+
     def stored(self, horizon: int) -> None:
         """Numbers up to `horizon` may be used: it is durable."""
         self._horizon = max(self._horizon, horizon)
@@ -67,9 +71,8 @@ def read_horizon(connection: sqlite3.Connection) -> int:
 
 
 def write_horizon(connection: sqlite3.Connection, horizon: int) -> None:
-    """Store the horizon; it never falls."""
+    """Store the horizon."""
     connection.execute(
-        "INSERT INTO number(name, value) VALUES (?, ?) "
-        "ON CONFLICT(name) DO UPDATE SET value = max(value, excluded.value)",
+        "INSERT INTO number(name, value) VALUES (?, ?) ON CONFLICT(name) DO UPDATE SET value = excluded.value",
         (HORIZON, horizon),
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import fcntl
 import logging
 import os
 import signal
@@ -24,7 +23,6 @@ from firmament.errors import (
     FirmamentError,
     ForbiddenError,
     LocalError,
-    LockedError,
     MalformedError,
     NotFoundError,
 )
@@ -43,6 +41,7 @@ from firmament.server.inventory.service import Registrar
 from firmament.server.inventory.store import LinkReader
 from firmament.server.keys import load_director_keys, read_online_keyids
 from firmament.server.limits import TokenBuckets
+from firmament.server.lock import locked
 from firmament.server.parts import Parts
 from firmament.server.payloads.store import BlobStore, ServerDisk
 from firmament.server.releases.generations import Generations
@@ -53,7 +52,7 @@ from firmament.server.versions import ReplyVersions
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from starlette.requests import Request
 
@@ -172,6 +171,8 @@ class Server:
         """Mend what a crash left, and start the loops."""
         await parts.publisher.recover()
         await extend_horizon(parts, int(self._clock.now().timestamp()))
+        # Before the first answer: after some days of standstill the timestamp has expired.
+        await _guarded(self._refresh, parts)
         for work, interval_s in (
             (self._flush_seen, seen.FLUSH_INTERVAL_S),
             (self._extend_horizon, HORIZON_CHECK_S),
@@ -185,6 +186,9 @@ class Server:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._flush_seen(parts)
+        # No request is answered any more: nothing above this was handed out.
+        horizon = parts.reply_versions.last()
+        await parts.writer.submit(lambda connection: versions.write_horizon(connection, horizon))
 
     async def _flush_seen(self, parts: Parts) -> None:
         while rows := parts.last_seen.take():
@@ -197,13 +201,18 @@ class Server:
         await parts.publisher.refresh()
 
 
-async def _every(interval_s: float, work: Callable[[Parts], Any], parts: Parts) -> None:
+async def _every(interval_s: float, work: Callable[[Parts], Awaitable[None]], parts: Parts) -> None:
     while True:
-        try:
-            await work(parts)
-        except FirmamentError as error:
-            log.error("background.failed", work=work.__name__, code=error.code, reason=str(error))  # noqa: TRY400 - a sentence
         await asyncio.sleep(interval_s)
+        await _guarded(work, parts)
+
+
+async def _guarded(work: Callable[[Parts], Awaitable[None]], parts: Parts) -> None:
+    try:
+        await work(parts)
+    except FirmamentError as error:
+        name = getattr(work, "__name__", "")
+        log.error("background.failed", work=name, code=error.code, reason=str(error))  # noqa: TRY400 - a sentence
 
 
 class _UvicornServer(uvicorn.Server):
@@ -337,23 +346,6 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
 
 
 # --- the machine ---------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def locked(layout: Layout) -> Iterator[None]:
-    """Hold the directory's lock; raises LockedError when another process does."""
-    try:
-        descriptor = os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise LocalError("The server's directory cannot be used", path=layout.lock, reason=error.strerror) from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise LockedError("A server runs in this directory", path=layout.lock) from error
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

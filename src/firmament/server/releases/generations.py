@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from tuf.api.metadata import Root, Snapshot, TargetFile, Targets, Timestamp
 
 from firmament.durable import PUBLIC_MODE, read_file
-from firmament.errors import CorruptStateError, MalformedMetadataError, TrustError
+from firmament.errors import CorruptStateError, MalformedMetadataError, RollbackError, TrustError
 from firmament.server.releases.model import Published
 from firmament.trust import repository
 from firmament.trust.repository import MAX_METADATA_LENGTH_BYTES, TIMESTAMP_FILE
@@ -188,6 +188,12 @@ def require_signed(published: Published, files: Mapping[str, bytes]) -> Publishe
     timestamp = repository.read(files[TIMESTAMP_FILE], Timestamp, what="timestamp")
     repository.verify(published.root.signed, "timestamp", timestamp)
     version = timestamp.signed.snapshot_meta.version
+    if timestamp.signed.version <= published.timestamp_version or version < published.snapshot_version:
+        raise RollbackError(
+            "The signer went back; was its directory restored from an old backup?",
+            served=published.timestamp_version,
+            signed=timestamp.signed.version,
+        )
     image = {**published.image_files, **files}
     snapshot = repository.read(image[f"{version}.snapshot.json"], Snapshot, what="snapshot")
     repository.verify(published.root.signed, "snapshot", snapshot)

@@ -81,7 +81,7 @@ class Publisher:
         admitted = await asyncio.to_thread(admit, self.published, submission, scope, circumstances)
         if admitted.is_changed:
             await asyncio.to_thread(self._require_blobs, admitted)
-            signed = await self._signer.publish(admitted.next.versions)
+            signed = await self._signer.publish(self.published, admitted.next.versions)
             complete = require_signed(admitted.next, _files(signed))
             await asyncio.to_thread(self._install, complete, admitted)
             self.published = complete
@@ -110,7 +110,7 @@ class Publisher:
             if not current.timestamp_version:
                 return False
             try:
-                signed = await self._signer.refresh(current.snapshot_version, current.versions)
+                signed = await self._signer.refresh(current)
             except TornPublishError as error:
                 log.error("signer.torn-publish", reason=str(error))  # noqa: TRY400 - a sentence, no traceback
                 return False
