@@ -83,7 +83,7 @@ class Applier:
         # No frames: a small payload, which has its head and its only frame in one group.
         self._joined_at = None if frames else cursor.offset
         streams = self._open(cursor, HEAD_STREAMS if frames else HEAD_STREAMS + FRAME_STREAMS)
-        sizes = sizes or [(new_length, payload_length_bytes - cursor.offset)]
+        sizes = sizes or [(new_length, 0)]
         self._frames = _frame_table(sizes, new_length, cursor.offset, payload_length_bytes)
         self._read_head([stream.read(stream.left_bytes) for stream in streams[:HEAD_STREAMS]])
 

@@ -17,7 +17,7 @@ from firmament.payload.refdelta.predict import (
     MOST_ADDRESS,
     Mode,
 )
-from firmament.payload.refdelta.regions import Code
+from firmament.payload.refdelta.regions import OBJECT_SPAN, Code
 from firmament.payload.refdelta.sites import Ints, look_up, page_address, scale_of, thumb_distance
 
 if TYPE_CHECKING:
@@ -167,7 +167,8 @@ def votes(old: Side, new: Side, copies: Copies, labels: Ints, moves: Ints) -> Vo
     if len(old.thumb):
         found += _thumb_votes(old, new, copies, labels, moves)
     label, actual = (np.concatenate([pair[side] for pair in found]) for side in (0, 1))
-    known = look_up(labels, moves, label) != NOWHERE
+    shift = look_up(labels, moves, label)
+    known = (shift != NOWHERE) & (np.abs(actual - label - shift) < OBJECT_SPAN)  # not into another object
     return Votes(label[known], actual[known])
 
 

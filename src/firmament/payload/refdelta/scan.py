@@ -40,7 +40,7 @@ def scan(image: bytes) -> Regions:
             rows += [_with_object(row, count) for row in file]
             count += 1
     if not rows:
-        rows = _cortex_m(image)
+        rows = _cortex_m(image) or _flat_arm64(image)
     kept, end = [], 0
     for row in sorted(rows, key=lambda row: row.offset):
         if not row.length_bytes or row.offset >= end:
@@ -143,6 +143,18 @@ def _symbol_anchor(image: bytes, row: Region) -> int:
         place = np.minimum(np.searchsorted(targets, sample + anchor), len(targets) - 1)
         best = max(best, (float((targets[place] == sample + anchor).mean()), anchor))
     return best[1]
+
+
+def _flat_arm64(image: bytes) -> list[Region]:
+    """Flat ARM64 images such as U-Boot: many RETs; U-Boot writes where it is linked at offset 8."""
+    words = words_of(image)
+    if len(words) < 1024 or np.count_nonzero(words == 0xD65F03C0) * 1024 < len(words):
+        return []
+    (base,) = struct.unpack_from("<Q", image, 8)
+    if base % 4096 or base >= OBJECT_SPAN - 2 * len(image):
+        base = 0
+    length = len(image) // 4 * 4
+    return [Region(0, length, 0, length + _KERNEL_SLACK, 0, Code.ARM64, base, 0)]
 
 
 def _cortex_m(image: bytes) -> list[Region]:
