@@ -18,14 +18,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from firmament.sim.demo.narrator import DeviceView
-    from firmament.sim.demo.world import World
+    from firmament.sim.demo.world import Log, World
 
 MEBIBYTE: Final = 1024 * 1024
 RATE_BYTES_PER_S: Final = 16 * MEBIBYTE
 # Slow enough to see the download and to cut the power inside it, fast enough not to wait for it.
 TRIAL_DEADLINE_S: Final = 4
 RECONNECT_S: Final = 0.05
-MAX_EVENTS: Final = 10_000
 FINAL: Final = frozenset({"confirmed", "reverted", "refused", "failed", "declined"})
 FIRST: Final = "1.0"
 
@@ -53,19 +52,28 @@ class Device:
 
 @dataclass
 class Watch:
-    """Listens to one agent's local socket, across restarts and power cuts."""
+    """Follows one device across restarts and power cuts: its agent's local socket and its log."""
 
     device: Device
     socket_path: Path
+    log: Log
+    """What the agent wrote: survives restarts, which the socket does not."""
     view: DeviceView
-    events: list[dict[str, Any]] = field(default_factory=list)
-    """Everything said since the start, oldest first."""
+    ended: dict[str, str] = field(default_factory=dict)
+    """How attempts ended, by id."""
 
     def __post_init__(self) -> None:
-        self.said = threading.Condition()
+        self._changing = threading.Lock()
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._listen, name=f"watch-{self.device.name}", daemon=True)
         self._thread.start()
+
+    def look(self) -> DeviceView:
+        """Read the log on; return where the device is."""
+        for line in self.log.new():
+            if line.get("event") == "attempt.moved" and line.get("state") in FINAL:
+                self.ended[line["attempt_id"]] = line["state"]
+        return self.view
 
     def close(self) -> None:
         """Stop listening; what was said stays."""
@@ -77,7 +85,7 @@ class Watch:
                 status = self._ask("status")
                 if status.get("state") is not None:  # a daemon that is starting cannot say yet
                     self._ask("watch")
-            with self.said:
+            with self._changing:
                 self.view = replace(self.view, state="off", done_bytes=0, total_bytes=0)
 
     def _ask(self, command: str) -> dict[str, Any]:
@@ -85,11 +93,8 @@ class Watch:
         return {} if client is None else client.ask(command, {}, on_event=self._hear)
 
     def _hear(self, event: dict[str, Any]) -> None:
-        with self.said:
+        with self._changing:
             self.view = seen(self.view, event)
-            if len(self.events) < MAX_EVENTS:
-                self.events.append(event)
-            self.said.notify_all()
 
 
 def seen(view: DeviceView, event: dict[str, Any]) -> DeviceView:

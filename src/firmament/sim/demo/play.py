@@ -292,9 +292,7 @@ class Play:
 
     def _has_ended(self, device: Device, attempt_id: str) -> bool:
         watch = self._watches[device.name]
-        return watch.view.state == "idle" and any(
-            event.get("attempt_id") == attempt_id and event.get("state") in fleet.FINAL for event in list(watch.events)
-        )
+        return attempt_id in watch.ended and watch.view.state == "idle"
 
     def _start_server(self) -> None:
         self._world.start("server", "firmament", "server", "run", "-d", "server", "--port-file", "server/port")
@@ -305,10 +303,10 @@ class Play:
     def _power_on(self, device: Device) -> None:
         agent = ("firmament-agent", "--config", device.config, "run")
         machine = ("firmament", "sim", "device", "--config", device.config)  # with a boot loader to play
-        self._world.start(device.name, *(agent if device.port else machine))
+        log = self._world.start(device.name, *(agent if device.port else machine))
         if device.name not in self._watches:
             path = fleet.socket_path(self._world, device)
-            self._watches[device.name] = Watch(device, path, DeviceView(device.name))
+            self._watches[device.name] = Watch(device, path, log, DeviceView(device.name))
 
     def _wait_for_all(self, what: str, holds: Any) -> None:
         self._world.wait_until(
@@ -319,7 +317,7 @@ class Play:
 
     def _draw(self) -> bool:
         for watch in self._watches.values():
-            self._tell.device(watch.view)
+            self._tell.device(watch.look())
         return True
 
     def _name_server(self) -> None:

@@ -181,6 +181,7 @@ class World:
         )
 
     def _finish(self, process: subprocess.Popen[bytes], line: str, codes: Sequence[int], timeout_s: float) -> Done:
+        began_s = self.clock.monotonic_s()
         with process:
             try:
                 stdout, stderr = process.communicate(timeout=timeout_s)
@@ -191,8 +192,9 @@ class World:
                 process.kill()
                 raise
         done = Done(process.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
+        lasted_s = self.clock.monotonic_s() - began_s
         with (self.logs / "commands.log").open("a", encoding="utf-8") as file:
-            file.write(f"$ {line}\n{done.stdout}{done.stderr}[exit {done.code}]\n\n")
+            file.write(f"$ {line}\n{done.stdout}{done.stderr}[exit {done.code} after {lasted_s:.1f} s]\n\n")
         if done.code not in codes:
             said = (done.stderr or done.stdout).strip()[-MAX_SHOWN_OUTPUT:]
             raise Differs(f"`{line}` ended with {done.code}, not {' or '.join(map(str, codes))}: {said}")
