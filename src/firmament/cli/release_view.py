@@ -50,7 +50,10 @@ def list_(
         opened = None if server else open_workspace(workspace)
         with connect(opened, server=server, ca=ca, token_file=token_file) as api:
             answer = api.call("GET", "/api/v1/releases" + (f"?product={product}" if product else ""))
-        out.document("releases", answer, lines=[json.dumps(item) for item in answer.get("releases", [])])
+        columns = ("release", "sequence_number", "installer", "length_bytes", "channels", "withdrawn_at")
+        listed = [[_cell(item.get(name)) for name in columns] for item in answer.get("releases", [])]
+        header = ("RELEASE", "NUMBER", "INSTALLER", "SIZE", "CHANNELS", "WITHDRAWN")
+        out.document("releases", answer, lines=out.table(listed, header=header))
         return
     found = _releases(open_workspace(workspace))
     shown = [item for item in found if product in {None, item[0].product}]
@@ -262,6 +265,10 @@ def _payload(opened: Workspace, made: Manifest) -> Path | None:
     target = repository.release_targets(made)[made.payloads[0].target]
     path = opened.images.target_path(repository.target_file_name(target))
     return path if opened.disk.exists(path) else None
+
+
+def _cell(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else "-" if value is None else str(value)
 
 
 def _facts(made: Manifest) -> list[str]:
