@@ -13,7 +13,17 @@ import time
 from pathlib import Path
 
 import pytest
-from support.server_world import PASSWORD, Author, Client, RunningServer, World, run_command, sha256
+from support.server_world import (
+    PASSWORD,
+    Author,
+    Client,
+    RunningServer,
+    World,
+    add_operator,
+    make_server,
+    run_command,
+    sha256,
+)
 
 
 @pytest.fixture

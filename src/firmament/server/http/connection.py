@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MAX_HEAD_LENGTH_BYTES: Final = 16 * 1024
 # A request line of 512 bytes and some twenty headers come to 2 KiB; nginx allows 32 KiB, Apache 8 KiB a line.
+GOODBYE_S: Final = 0.1
 _TOO_LONG: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
@@ -81,6 +82,12 @@ class DeviceConnection(HttpToolsProtocol):
         """Forget the timer."""
         self._stop_head_timer()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """End an idle connection soon: a peer that does not answer TLS's goodbye must not delay a stop."""
+        super().shutdown()
+        if self.transport.is_closing():
+            self.loop.call_later(GOODBYE_S, self.transport.abort)
 
     def _start_head_timer(self) -> None:
         self._head_timer = self.loop.call_later(self.head_deadline_s, self._head_late)
