@@ -7,6 +7,7 @@ error it names, with its facts; what the network does is a TransferError.
 from __future__ import annotations
 
 import json
+import re
 import ssl
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ MAX_ANSWER_LENGTH_BYTES: Final = 4 * 1024 * 1024
 CONNECT_TIMEOUT_S: Final = 10.0
 READ_TIMEOUT_S: Final = 120.0
 # The server hashes a blob and signs a publish before it answers: 64 GiB at 1 GiB/s take a minute.
+_PIECE_LENGTH_BYTES: Final = 64 * 1024
+_FACT: Final = re.compile(r"(?!self$|problem$)[a-z_][a-z0-9_]{0,63}")
 _FIRST_ERROR: Final = 400
 _REDIRECT: Final = range(300, 400)
 _NOT_FOUND: Final = 404
@@ -144,7 +147,9 @@ class OperatorApi:
                 decode_content=False,
             )
             try:
-                answer = response.read(MAX_ANSWER_LENGTH_BYTES + 1)
+                answer = bytearray()
+                while len(answer) <= MAX_ANSWER_LENGTH_BYTES and (piece := response.read(_PIECE_LENGTH_BYTES)):
+                    answer += piece
             finally:
                 response.close()
         if len(answer) > MAX_ANSWER_LENGTH_BYTES:
@@ -152,8 +157,8 @@ class OperatorApi:
         if response.status in _REDIRECT:
             raise RedirectError("The server answers with a redirect", location=response.headers.get("location", ""))
         if response.status >= _FIRST_ERROR and response.status not in accept:
-            raise _problem(response.status, answer, f"{method} {path}")
-        return response.status, answer
+            raise _problem(response.status, bytes(answer), f"{method} {path}")
+        return response.status, bytes(answer)
 
 
 def _context(ca: Path | None) -> ssl.SSLContext:
@@ -171,10 +176,10 @@ def _mapped_errors(url: str) -> Iterator[None]:
         yield
     except urllib3.exceptions.SSLError as error:
         raise TlsError("The server's certificate is not accepted", url=url, reason=error) from error
-    except (urllib3.exceptions.ReadTimeoutError, urllib3.exceptions.ConnectTimeoutError) as error:
-        raise SlowError("The server does not answer in time", url=url) from error
     except (urllib3.exceptions.NewConnectionError, urllib3.exceptions.NameResolutionError) as error:
         raise UnreachableError("The server cannot be reached", url=url, reason=error) from error
+    except (urllib3.exceptions.ReadTimeoutError, urllib3.exceptions.ConnectTimeoutError) as error:
+        raise SlowError("The server does not answer in time", url=url) from error
     except urllib3.exceptions.HTTPError as error:
         raise TruncatedError("The exchange with the server broke off", url=url, reason=error) from error
 
@@ -188,9 +193,8 @@ def _problem(status: int, data: bytes, request: str) -> FirmamentError:
     try:
         fields = Fields(_object(data, "The problem"), what="problem")
         code, title = fields.text("type"), fields.text("title", max_length=1024)
-        facts = {
-            name: value for name, value in fields.object("facts", optional=True).value.items() if name != "problem"
-        }
+        named = fields.object("facts", optional=True).value
+        facts = {name: value for name, value in named.items() if _FACT.fullmatch(name)}
         if (request_id := fields.text("request_id", default="")) and "request_id" not in facts:
             facts["request_id"] = request_id
     except FirmamentError as error:
