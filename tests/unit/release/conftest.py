@@ -1,7 +1,7 @@
 """Workspaces for the tests of the release tool."""
 
-import authoring
 import pytest
+from support import authoring
 
 
 @pytest.fixture(autouse=True)

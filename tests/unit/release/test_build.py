@@ -9,9 +9,9 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-import authoring
 import pytest
-from authoring import NOW
+from support import authoring
+from support.authoring import NOW
 
 from firmament.core.bundle import Entry
 from firmament.core.digest import Digest

@@ -4,9 +4,9 @@ from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
-import authoring
 import pytest
-from authoring import NOW, SECRETS
+from support import authoring
+from support.authoring import NOW, SECRETS
 
 from firmament.errors import FirmamentError
 from firmament.release import publish, rotation, sign

@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-import authoring
 import pytest
-from authoring import NOW, PASSPHRASE, SECRETS
+from support import authoring
+from support.authoring import NOW, PASSPHRASE, SECRETS
 
 from firmament.errors import (
     ConflictError,

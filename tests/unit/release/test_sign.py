@@ -4,9 +4,9 @@ import json
 import shutil
 from datetime import timedelta
 
-import authoring
 import pytest
-from authoring import NOW, SECRETS
+from support import authoring
+from support.authoring import NOW, SECRETS
 from tuf.api.metadata import Root, Targets
 
 from firmament.durable import RealDisk

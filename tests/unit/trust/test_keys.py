@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 
-import authoring
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, mldsa, rsa
 from cryptography.hazmat.primitives.serialization import (
@@ -14,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
 )
+from support import authoring
 
 from firmament.durable import RealDisk
 from firmament.errors import (
