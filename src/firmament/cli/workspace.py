@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -13,12 +13,12 @@ import click
 
 from firmament.cli.common import passphrase_option, read_passphrase, read_secret_file, read_token
 from firmament.core.clock import Clock, SystemClock
+from firmament.core.fields import format_time
 from firmament.durable import RealDisk
-from firmament.errors import PassphraseError, SettingError
+from firmament.errors import ClockError, PassphraseError, SettingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
 
     from firmament.release.remote import OperatorApi
     from firmament.release.workspace import Workspace
@@ -28,11 +28,19 @@ F = TypeVar("F", bound="Callable[..., Any]")
 PIN_FILE_VARIABLE: Final = "FIRMAMENT_PIN_FILE"
 MAX_ATTEMPTS: Final = 3
 CLOCK: Clock = SystemClock()
+EARLIEST: Final = datetime(2026, 1, 1, tzinfo=UTC)
+# Before this software was written; as the agent's own bound (agent/tls.py).
 
 
 def now() -> datetime:
-    """Return the time that goes into what is signed, to the second."""
-    return CLOCK.now().replace(microsecond=0)
+    """Return the time that goes into what is signed, to the second.
+
+    Raises ClockError before EARLIEST: what is signed in 1970 has expired before it is published.
+    """
+    found = CLOCK.now().replace(microsecond=0)
+    if found < EARLIEST:
+        raise ClockError("This machine's clock cannot be right", now=format_time(found))
+    return found
 
 
 def workspace_option(function: F) -> F:

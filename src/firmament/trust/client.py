@@ -30,6 +30,7 @@ from firmament.core import canonical
 from firmament.core.digest import Digest, strongest
 from firmament.durable import Disk, read_file, replace_durably
 from firmament.errors import (
+    AnchorMissingError,
     DigestMismatchError,
     ExpiredError,
     FirmamentError,
@@ -109,6 +110,8 @@ class TrustedClient(Updater):
         targets_directory: Path | None = None,
         reference_time: datetime,
     ) -> None:
+        if not anchor:
+            raise AnchorMissingError("There is no root metadata to begin with", repository=self.repository)
         self._disk = disk
         self._home = directory
         self._source = source
