@@ -74,7 +74,7 @@ class TransportSource:
                 yield from self._continue(body, deadline_s=deadline_at_s - self._clock.monotonic_s())
             except (TruncatedError, UnreachableError, HttpStatusError) as error:
                 fruitless = 0 if body.position > before else fruitless + 1
-                if fruitless >= MAX_FRUITLESS or not _is_passing(error):
+                if body.is_short or fruitless >= MAX_FRUITLESS or not _is_passing(error):
                     raise
                 log.info("payload.resumed", offset=body.position, length_bytes=length_bytes, code=error.code)
                 self._clock.sleep(BACK_OFF_S * 2**fruitless)
@@ -110,6 +110,8 @@ class _Body:
     length_bytes: int
     position: int
     etag: str = ""
+    is_short: bool = False
+    """The server's whole file is shorter than was signed: asking again brings nothing."""
 
     def check(self, response: Response) -> int:
         """Return how many bytes of the answer to skip; raises as described at the head of this file."""
@@ -120,6 +122,7 @@ class _Body:
             if length.isdecimal() and int(length) > self.length_bytes:
                 raise LengthExceededError("The file is longer than was signed", url=self.url, got=length)
             if length.isdecimal() and int(length) < self.length_bytes:
+                self.is_short = True
                 raise TruncatedError("The file is shorter than was signed", url=self.url, got=length)
             self._require_same(response)
             return self.position
