@@ -486,9 +486,7 @@ class Agent:
     def _reconcile(self) -> None:
         """While idle, believe the boot control about what runs."""
         boot, record = self._parts.boot, self._ledger.record
-        booted, armed = boot.booted(), boot.armed()
-        if armed is not None:
-            boot.retire(armed)  # nothing is in hand, so nothing is to be tried
+        booted = boot.booted()
         running, previous = record.running, record.previous
         if running is not None and running.slot is not booted:
             found = previous if previous is not None and previous.slot is booted else None
@@ -496,10 +494,14 @@ class Agent:
             if found is not None:
                 boot.revert(booted)  # the boot loader gave up the other one; this one was confirmed once
             self._ledger.runs(found, None)
-        if boot.primary() is booted:
-            # Boot loaders that count every start need to hear that this one is kept. An image that
-            # is not primary was never confirmed: it is not blessed because a journal is missing.
+            running = found
+        if running is not None or boot.primary() is booted:
+            # Boot loaders that count every start need to hear that this one is kept. What is neither
+            # in the journal nor primary was never confirmed: a lost journal is no blessing.
             boot.confirm(booted)
+        armed = boot.armed()
+        if armed is not None and armed is not booted:
+            boot.retire(armed)  # nothing is in hand, so nothing is to be tried
 
     # --- driving by command ----------------------------------------------------------------
 

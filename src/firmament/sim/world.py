@@ -189,6 +189,8 @@ class World:
     """Tests plant faulty agents here."""
     view: Callable[[SimDisk], Disk] = field(default=lambda disk: disk)
     """Tests plant a faulty storage driver here."""
+    alter: Callable[[Parts], Parts] = field(default=lambda parts: parts)
+    """Tests change the agent's parts here."""
     starts: int = 0
     phase: Phase = Phase.BEFORE
     events: Events = field(default_factory=Events)
@@ -215,8 +217,7 @@ class World:
 
     def live(self, *, max_ticks: int = MAX_TICKS) -> bool:
         """Play one start; return False when it ended in a restart, or after `max_ticks` in the middle."""
-        boot = self._power_on()
-        self.agent = self.make_agent(self._parts(boot), checkpoint_bytes=self.case.geometry.checkpoint_bytes)
+        self.start()
         for _ in range(max_ticks):
             wait_s = self.agent.tick()
             if self.agent.is_restarting:
@@ -226,6 +227,13 @@ class World:
                 return True
             self.ideal.clock.advance(wait_s)
         return False
+
+    def start(self) -> Agent:
+        """Switch the device on: the boot loader decides, and an agent is made that has done nothing yet."""
+        boot = self._power_on()
+        parts = self.alter(self._parts(boot))
+        self.agent = self.make_agent(parts, checkpoint_bytes=self.case.geometry.checkpoint_bytes)
+        return self.agent
 
     def _power_on(self) -> BootControl:
         self.starts += 1

@@ -7,6 +7,7 @@ what it chose; `restart` ends the process, and whoever watches it starts it agai
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Final
 
 from firmament.agent.bootctl.choice import StoredBootControl, StoredLoader
@@ -15,6 +16,7 @@ from firmament.agent.slots.port import Label
 from firmament.core import canonical
 from firmament.core.fields import Fields
 from firmament.durable import make_directory_durably, read_file, replace_durably
+from firmament.errors import DiskFullError, ReadOnlyError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +33,7 @@ class SimMachine:
     def __init__(self, disk: Disk, directory: Path) -> None:
         self._disk = disk
         self._path = directory / BOOTED
+        self._now: tuple[Label, int] | None = None
 
     def booted(self) -> Label:  # noqa: D102 - see Machine, here and below
         return self._load()[0]
@@ -42,12 +45,16 @@ class SimMachine:
         """Do nothing: the caller ends, and the next start of its process is the restart."""
 
     def power_on(self, label: Label) -> None:
-        """Write down what the boot loader chose."""
-        value = canonical.encode({"slot": label, "starts": self._load()[1] + 1})
-        make_directory_durably(self._disk, self._path.parent)
-        replace_durably(self._disk, self._path, value)
+        """Write down what the boot loader chose; a machine whose disk is full starts all the same."""
+        self._now = label, self._load()[1] + 1
+        value = canonical.encode({"slot": label, "starts": self._now[1]})
+        with contextlib.suppress(DiskFullError, ReadOnlyError):
+            make_directory_durably(self._disk, self._path.parent)
+            replace_durably(self._disk, self._path, value)
 
     def _load(self) -> tuple[Label, int]:
+        if self._now is not None:
+            return self._now
         if not self._disk.exists(self._path):
             return Label.A, 0
         data = read_file(self._disk, self._path, limit_bytes=MAX_LENGTH_BYTES)
