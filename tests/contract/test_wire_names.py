@@ -5,6 +5,7 @@ which refuses to drop or change anything).
 """
 
 import dataclasses
+import importlib
 import importlib.util
 import json
 import sys
@@ -68,6 +69,10 @@ def current() -> dict[str, dict[str, object]]:
         "versions": {
             "protocol": messages.PROTOCOL_VERSION,
             "manifest": manifest.MANIFEST_VERSION,
+        },
+        **{
+            f"python {name}": dict.fromkeys(importlib.import_module(name).__all__, "name")
+            for name in ("firmament.agent", "firmament.protocol", "firmament.release", "firmament.trust")
         },
         **{f"command {name}": options for name, options in script.cli_tree().items()},
         **{f"operation {name}": fields for name, fields in script.operator_api().items()},

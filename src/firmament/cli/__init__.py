@@ -1,1 +1,1 @@
-"""TODO."""
+"""The two commands; the only place that prints (floor 6)."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Pages over the operator API; holds no rule (floor 5)."""

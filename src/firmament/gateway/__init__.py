@@ -1,1 +1,1 @@
-"""TODO."""
+"""Speaks for devices that cannot (floor 4)."""
