@@ -6,6 +6,7 @@ number of people asking at once is bounded by the login rate limit.
 
 from __future__ import annotations
 
+import functools
 from typing import Final
 
 from argon2 import PasswordHasher
@@ -17,8 +18,13 @@ MIN_LENGTH: Final = 12
 # NIST SP 800-63B asks for 8 at least and 15 without a second factor; 12 is common ground for operators.
 MAX_LENGTH: Final = 256
 _HASHER: Final = PasswordHasher()
-DUMMY_HASH: Final = _HASHER.hash("nobody has this password")
-"""Verified for unknown names, so that a name's existence cannot be told by the time it takes."""
+NO_HASH: Final = ""
+"""Stands for the hash of an unknown name; verifying it takes as long as any."""
+
+
+@functools.cache
+def _dummy_hash() -> str:
+    return _HASHER.hash("nobody has this password")
 
 
 def hash_password(password: str) -> str:
@@ -33,6 +39,10 @@ def verify_password(hashed: str, password: str) -> bool:
     if len(password) > MAX_LENGTH:
         return False
     try:
+        if hashed == NO_HASH:
+            # So that a name's existence cannot be told by the time it takes.
+            _HASHER.verify(_dummy_hash(), password)
+            return False
         return _HASHER.verify(hashed, password)
     except (Argon2Error, InvalidHashError):
         return False

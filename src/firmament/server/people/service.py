@@ -16,7 +16,7 @@ from firmament.core.ids import check, product_name
 from firmament.errors import ConflictError, ForbiddenError, MalformedError, NotFoundError, UnauthenticatedError
 from firmament.server import events
 from firmament.server.events import Event
-from firmament.server.people.passwords import DUMMY_HASH
+from firmament.server.people.passwords import NO_HASH
 from firmament.server.scope import ALLOWED, Action, Role, Scope
 from firmament.server.tokens import OPERATOR_PREFIX, hash_token, make_token
 
@@ -34,7 +34,7 @@ LONGEST_LOCK: Final = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What is needed to check a password; `hashed` is a dummy for an unknown name."""
+    """What is needed to check a password; `hashed` is empty for an unknown name."""
 
     person_id: int | None
     hashed: str
@@ -95,7 +95,7 @@ def credentials(connection: sqlite3.Connection, name: str) -> Credentials:
         "SELECT id, password_hash, locked_until FROM person WHERE name = ? AND disabled = 0", (name,)
     ).fetchone()
     if row is None:
-        return Credentials(None, DUMMY_HASH, 0)
+        return Credentials(None, NO_HASH, 0)
     return Credentials(row["id"], row["password_hash"], row["locked_until"])
 
 
