@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup packages demo test check fix sweep attacks fuzz bench docs lock
+.PHONY: help setup packages demo test check fix sweep attacks fuzz bench bench-delta docs lock
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -42,6 +42,15 @@ fuzz: setup ## Fuzz the decoders for a bounded time (FUZZ_S seconds, default 60)
 
 bench: setup ## Measure, as ratios against something run side by side.
 	@$(BIN)/python bench/run.py
+
+DELTA_CORPUS ?= /var/tmp/firmament-delta-corpus
+bench-delta: setup ## Rebuild the delta corpus from public packages and measure every method on it (an hour; 6 GB in DELTA_CORPUS).
+	@scripts/debian.sh bsdiff casync e2fsprogs gcc-arm-none-eabi libnewlib-arm-none-eabi xdelta3 xz-utils zstd
+	@bench/delta/fetch.sh $(DELTA_CORPUS)
+	@bench/delta/corpus.sh $(DELTA_CORPUS) all
+	@test -x $(DELTA_CORPUS)/venv/bin/python || python3 -m venv $(DELTA_CORPUS)/venv
+	@$(DELTA_CORPUS)/venv/bin/pip --quiet --disable-pip-version-check install -r bench/delta/requirements.txt --editable .
+	@$(DELTA_CORPUS)/venv/bin/python bench/delta/run.py $(DELTA_CORPUS) --large --fresh --report docs/performance/delta.md
 
 docs: setup ## Write the generated reference pages.
 	@$(BIN)/python scripts/docs.py

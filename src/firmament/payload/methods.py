@@ -21,6 +21,7 @@ import io
 import lzma
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from firmament.errors import (
@@ -270,9 +271,17 @@ def _open_zstd(job: Job) -> Iterator[bytes]:
 
 
 def _encode_detools(old: bytes, new: bytes) -> bytes:
-    out = io.BytesIO()
-    _library("detools").create_patch(io.BytesIO(old), io.BytesIO(new), out, compression="lzma", algorithm="hdiffpatch")
-    return out.getvalue()
+    import tempfile
+
+    library = _library("detools")
+    with tempfile.TemporaryDirectory() as directory:
+        names = [Path(directory, name) for name in ("old", "new", "payload")]
+        names[0].write_bytes(old)
+        names[1].write_bytes(new)
+        # hdiffpatch is the better matcher, but maps its files into memory, which an empty one cannot be
+        kind = {"algorithm": "hdiffpatch", "patch_type": "hdiffpatch"} if old and new else {}
+        library.create_patch_filenames(*map(str, names), compression="lzma", **kind)
+        return names[2].read_bytes()
 
 
 def _open_detools(job: Job) -> Iterator[bytes]:

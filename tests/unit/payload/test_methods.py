@@ -64,7 +64,7 @@ def test_a_delta_without_a_precursor_is_refused(key):
 def test_a_cut_payload_is_refused(key):
     payload = METHODS[key].encode(OLD, NEW)
     with pytest.raises(MalformedPayloadError):
-        list(METHODS[key].apply(job(payload[:-3])))
+        list(METHODS[key].apply(job(payload[: len(payload) // 2])))
 
 
 def test_a_decompression_bomb_stops_at_the_image_length():
