@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 from firmament.agent.slots.progress import Progress
 from firmament.core import bundle
 from firmament.core.bundle import Entry, EntryKind
-from firmament.durable import DropsCache
+from firmament.durable import DropsCache, make_directory_durably
 from firmament.errors import (
     BootControlError,
     DigestMismatchError,
@@ -88,9 +88,7 @@ class BundleSlot:
             )
         self._refuse_booted()
         _remove(self._disk, self._root)
-        if not self._disk.exists(self._directory):
-            self._disk.make_directory(self._directory, mode=DIRECTORY_MODE)
-            self._disk.sync_directory(self._directory.parent)
+        make_directory_durably(self._disk, self._directory, mode=DIRECTORY_MODE)
         self._disk.make_directory(self._root, mode=DIRECTORY_MODE)
         self._unpacking = _Unpacking(self._disk, self._root, image)
 
