@@ -154,8 +154,9 @@ class Program(click.Group):
             report(error, self._last_output)
             sys.exit(error.exit_code)
         except Exception as error:  # noqa: BLE001 - the last line of defence: a sentence instead of a traceback
-            report(_unexpected(error), self._last_output)
-            sys.exit(EXIT_FAILED)
+            mapped = _unexpected(error)
+            report(mapped, self._last_output)
+            sys.exit(mapped.exit_code)
         sys.exit(result if isinstance(result, int) else 0)
 
     _last_output: Output | None = None
