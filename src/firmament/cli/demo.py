@@ -51,7 +51,7 @@ def command(keep: bool, directory: Path | None, port: int, stop: Path | None) ->
     from firmament.sim.demo.world import stop_kept
 
     if stop is not None:
-        ended = stop_kept(stop.absolute())
+        ended = stop_kept(stop.absolute(), SystemClock())
         output().document("demo-stop", {"ended": ended}, lines=[f"Ended {ended} processes."])
         return 0
     folder = (directory or Path(tempfile.mkdtemp(prefix="firmament-demo-"))).absolute()

@@ -34,6 +34,8 @@ POWER: Final = "FIRMAMENT_SIM_POWER"
 """Environment variable that everything on one device inherits: what hangs on the same plug."""
 FIRST_PAUSE_S: Final = 0.25
 MAX_PAUSE_S: Final = 10.0
+DYING_S: Final = 0.005
+# A killed process still frees its memory for a moment, and is found until then.
 STEADY_AFTER_S: Final = 30.0
 # A watchdog restarts at once; a machine that dies at every start waits a little longer each time.
 STOP_TIMEOUT_S: Final = 15.0
@@ -98,23 +100,23 @@ class Machine:
         return running.returncode, self._clock.monotonic_s() - began_s
 
 
-def cut_power(plug: str, *, group: int | None = None) -> int:
+def cut_power(plug: str, clock: Clock, *, group: int | None = None) -> int:
     """SIGKILL everything that inherited this plug; return how many processes that ended.
 
     `group` is a process group that surely belongs to it and goes first, in one system call, so
     that nothing can restart what died before it.
     """
-    ended = 0
     if group is not None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)
-            ended += 1
+    ended: set[int] = {group} if group is not None else set()
     while found := on_plug(plug):
         for process in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
-        ended += len(found)
-    return ended
+        ended.update(found)
+        clock.sleep(DYING_S)
+    return len(ended)
 
 
 def on_plug(plug: str) -> list[int]:

@@ -34,7 +34,7 @@ def test_a_command_runs_in_the_world_and_is_shown_and_logged(world, shown):
     done = world.run(*python("import os, json; print(json.dumps({'at': os.getcwd()}))"))
     assert done.json() == {"at": str(world.directory)}
     assert shown[0].startswith("firmament -c ")
-    assert "[exit 0]" in (world.logs / "commands.log").read_text()
+    assert "[exit 0 after " in (world.logs / "commands.log").read_text()
 
 
 def test_another_exit_code_than_expected_is_told_with_what_was_said(world):
@@ -111,6 +111,6 @@ def test_what_was_kept_can_be_stopped_by_its_folder(tmp_path, monkeypatch):
         world.wait_until("it is up", (tmp_path / "up").exists, timeout_s=10)
         world.write_running()
     assert world.is_running("server")
-    assert worlds.stop_kept(tmp_path) == 1
+    assert worlds.stop_kept(tmp_path, SystemClock()) == 1
     world._parts["server"].wait(5)
-    assert worlds.stop_kept(tmp_path) == 0
+    assert worlds.stop_kept(tmp_path, SystemClock()) == 0

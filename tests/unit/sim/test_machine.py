@@ -71,7 +71,7 @@ def test_a_power_cut_ends_also_what_left_the_process_group(tmp_path):
         started([sys.executable, "-c", child], other) as neighbour,
     ):
         until(lambda: (tmp_path / "ready").exists() and len(device.on_plug(plug)) == 2)
-        assert device.cut_power(plug, group=running.pid) >= 2
+        assert device.cut_power(plug, SystemClock(), group=running.pid) >= 2
         running.wait(5)
         assert device.on_plug(plug) == []
         assert neighbour.poll() is None  # another device keeps its power

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from firmament.sim.demo.world import Log, World
 
 MEBIBYTE: Final = 1024 * 1024
-RATE_BYTES_PER_S: Final = 16 * MEBIBYTE
-# Slow enough to see the download and to cut the power inside it, fast enough not to wait for it.
-TRIAL_DEADLINE_S: Final = 4
+RATES_BYTES_PER_S: Final = {THERMO: 6 * MEBIBYTE, GATEWAY: 32 * MEBIBYTE}
+# Two seconds each: slow enough to see the download and to cut the power inside it.
+TRIAL_DEADLINE_S: Final = 5
+# A healthy image needs two seconds (two rounds), and on a busy machine some more to start.
 RECONNECT_S: Final = 0.05
 FINAL: Final = frozenset({"confirmed", "reverted", "refused", "failed", "declined"})
 FIRST: Final = "1.0"
@@ -82,13 +83,14 @@ class Watch:
     def _listen(self) -> None:
         while not self._is_over.wait(RECONNECT_S):
             with suppress(FirmamentError, OSError):
-                status = self._ask("status")
+                status = self.ask("status")
                 if status.get("state") is not None:  # a daemon that is starting cannot say yet
-                    self._ask("watch")
+                    self.ask("watch")
             with self._changing:
                 self.view = replace(self.view, state="off", done_bytes=0, total_bytes=0)
 
-    def _ask(self, command: str) -> dict[str, Any]:
+    def ask(self, command: str) -> dict[str, Any]:
+        """Ask the agent over its socket, as `firmament-agent status` does; nothing while it is away."""
         client = ControlClient.connect(self.socket_path)
         return {} if client is None else client.ask(command, {}, on_event=self._hear)
 
@@ -183,7 +185,7 @@ def make_device(world: World, device: Device, *, image: dict[str, Any], sequence
         f"{kind}\n"
         f"{_section('trial', {'deadline_s': TRIAL_DEADLINE_S})}\n"
         f"{_section('policy', {'mode': 'automatic', 'first_poll_within_s': 0})}\n"
-        f"{_section('transfer', {'max_rate_bytes_per_s': RATE_BYTES_PER_S})}",
+        f"{_section('transfer', {'max_rate_bytes_per_s': RATES_BYTES_PER_S[device.product]})}",
         encoding="utf-8",
     )
 

@@ -60,18 +60,12 @@ class Judge:
             [("firmament", "device", "show", self._ids[device.name], "--json") for device in devices], is_shown=False
         )
         on_device = self._world.run_all(
-            [
-                ("firmament-agent", "--config", device.config, command, "--json")
-                for device in devices
-                for command in ("status", "history")
-            ],
-            is_shown=False,
+            [("firmament-agent", "--config", device.config, "history", "--json") for device in devices], is_shown=False
         )
-        rows = []
-        for number, device in enumerate(devices):
-            status, history = (done.json() for done in on_device[2 * number : 2 * number + 2])
-            rows.append(self._compare(device, attempts[device], expected, on_server[number].json(), status, history))
-        return rows
+        return [
+            self._compare(device, attempts[device], expected, server.json(), history.json())
+            for device, server, history in zip(devices, on_server, on_device, strict=True)
+        ]
 
     def require_runs(self, device: Device, version: str) -> None:
         """Ask what really runs: the program's health page, or the file system that is booted."""
@@ -80,8 +74,7 @@ class Judge:
             require(device, "its program answers", status, OK)
             require(device, "its program says it is version", found.get("version"), version)
             return
-        booted = json.loads(self._world.run("firmament-agent", "--config", device.config, "status", "--json",
-                                            is_shown=False).stdout)["booted"]  # fmt: skip
+        booted = self._watches[device.name].ask("status")["booted"]
         image = self._world.directory / "devices" / device.name / f"slot-{booted}.img"
         text = read_from_image(image, "/etc/gateway-version") or b""
         require(device, f"slot {booted} holds the file system of", text.decode().strip(), version)
@@ -92,9 +85,9 @@ class Judge:
         attempt_id: str,
         expected: Expected,
         server: dict[str, Any],
-        status: dict[str, Any],
         history: dict[str, Any],
     ) -> Row:
+        status = self._watches[device.name].ask("status")
         says = next((item for item in server["attempts"] if item["attempt_id"] == attempt_id), None)
         ended = next((item for item in history["attempts"] if item["attempt_id"] == attempt_id), None)
         if says is None or ended is None:
@@ -130,12 +123,11 @@ class Judge:
     def _wait_for_report(self, device: Device) -> None:
         """Wait until nothing is left in the device's outbox."""
         watch = self._watches[device.name]
-
-        def is_delivered() -> bool:
-            status = self._world.run("firmament-agent", "--config", device.config, "status", "--json", is_shown=False)
-            return watch.view.state == "idle" and status.json()["reports_waiting"] == 0
-
-        self._world.wait_until(f"{device.name} has reported", is_delivered, timeout_s=REPORT_TIMEOUT_S)
+        self._world.wait_until(
+            f"{device.name} has reported",
+            lambda: watch.ask("status").get("reports_waiting") == 0,
+            timeout_s=REPORT_TIMEOUT_S,
+        )
 
     def _require_resumed(self, device: Device, attempt_id: str) -> int:
         """Return the byte at which the download went on; both sides' logs must say that it did."""

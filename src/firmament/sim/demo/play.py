@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 OPERATOR: Final = "ana"
 PRODUCTS: Final = (THERMO, GATEWAY)
-CUT_AFTER_BYTES: Final = 9 * 1024 * 1024
-# Past the second checkpoint (every 4 MiB), so that there is something to resume.
+CUT_AFTER_BYTES: Final = 5 * 1024 * 1024
+# Past the first checkpoint (every 4 MiB), so that there is something to resume.
 READY_TIMEOUT_S: Final = 30.0
 UPDATE_TIMEOUT_S: Final = 90.0
 # An update takes a few seconds; this is for a machine that is busy with something else.
@@ -85,7 +85,6 @@ class Play:
         world.run("firmament", "init", "author", "--product", THERMO, "--online", "server/online-public.json")
         world.export("FIRMAMENT_WORKSPACE", "author")
         self._name_server()
-        world.run("firmament", "product", "add", GATEWAY)
         roots = [
             "--image",
             "author/repository/metadata/1.root.json",
@@ -94,6 +93,7 @@ class Play:
         ]
         world.run_all(
             [
+                ("firmament", "product", "add", GATEWAY),
                 ("firmament", "server", "trust", "-d", "server", *roots),
                 ("firmament", "operator", "add", OPERATOR, "--role", "admin", "-d", "server",
                  "--password-file", password),

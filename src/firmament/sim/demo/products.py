@@ -26,7 +26,7 @@ THERMO: Final = "thermo"
 GATEWAY: Final = "gateway"
 THERMO_APP: Final = Path(__file__).parent / "thermo_app"
 IMAGE_LENGTH_BYTES: Final = 64 * 1024 * 1024
-CALIBRATION_LENGTH_BYTES: Final = 24 * 1024 * 1024
+CALIBRATION_LENGTH_BYTES: Final = 12 * 1024 * 1024
 # A table that the thermometer ships with; it makes a bundle long enough to cut the power inside it.
 FIRMWARE_LENGTH_BYTES: Final = 16 * 1024 * 1024
 MODEM_FIRMWARE: Final = "/lib/firmware/modem.bin"

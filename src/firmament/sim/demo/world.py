@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from firmament.durable import PRIVATE_MODE
-from firmament.sim.device import POWER, command_path, cut_power, on_plug
+from firmament.sim.device import POWER, command_path, cut_power
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -259,10 +259,10 @@ class World:
             part.terminate()
         for name in list(self._parts):
             self.stop(name)
-        cut_power(self.plug)
+        cut_power(self.plug, self.clock)
 
     def _cut(self, name: str, part: subprocess.Popen[bytes]) -> int:
-        ended = cut_power(self.plug_of(name), group=part.pid)
+        ended = cut_power(self.plug_of(name), self.clock, group=part.pid)
         part.wait()
         return ended
 
@@ -285,14 +285,12 @@ class World:
             self.clock.sleep(LOOK_EVERY_S)
 
 
-def stop_kept(directory: Path) -> int:
+def stop_kept(directory: Path, clock: Clock) -> int:
     """End what `--keep` left running in a world; return how many processes that were."""
     plug = f"world:{directory}"
     ended = 0
     for name in _kept_parts(directory):
-        part_plug = f"{plug}#{name}"
-        ended += len(on_plug(part_plug))
-        cut_power(part_plug)
+        ended += cut_power(f"{plug}#{name}", clock)
     return ended
 
 
