@@ -240,3 +240,61 @@ def test_a_provisioning_file_carries_the_anchors_of_the_workspace(world, tmp_pat
     assert (value["image_root"], value["director_root"]) == ("repository 10", "director 10")
     device = world.new_device()
     assert device.enrol(world.server, value["token"]).status == 200
+
+
+def test_the_stateless_questions(world):
+    world.publish_release("pump", "8.0", 80, b"eight", notes={"en": "Quieter."})
+    device = world.device(product="pump")
+    ask = world.token("operator").ask
+
+    def check(version):
+        return ask("GET", f"/api/v1/updates/check?device_type=pump&version={version}").json
+
+    assert check("7.0")["update_available"] is False  # nothing is promoted yet
+    assert world.admin.ask("POST", "/api/v1/releases/pump/8.0/promote", {"channel": "stable"}).status == 200
+    found = check("7.0")
+    assert (found["update_available"], found["version"], found["notes"]) == (True, "8.0", {"en": "Quieter."})
+    assert check("8.0")["update_available"] is False
+    assert (check("unheard-of")["update_available"], check("unheard-of")["is_known"]) == (True, False)
+    download = ask("GET", "/api/v1/updates/download?device_type=pump").json
+    assert device.client.ask("GET", download["path"]).body == b"eight"
+    said = {"device_id": device.device_id, "old_version": "7.0", "new_version": "8.0", "status": "success"}
+    assert ask("POST", "/api/v1/updates/record", said).status == 204
+    recorded = world.server.events("update.recorded")[-1]
+    assert (recorded["subject"], recorded["facts"]["is_verified"]) == (device.device_id, False)
+    assert ask("POST", "/api/v1/updates/record", {**said, "device_id": "nobody"}).code == "request/not-found"
+    info = ask("GET", f"/api/v1/updates/device/{device.device_id}").json
+    assert (info["device_type"], info["hardware"]) == ("pump", "rpi4")
+
+
+def test_last_seen_is_written_behind_and_at_the_stop(world):
+    device = world.device()
+    device.poll()
+    world.restart()
+    shown = world.admin.ask("GET", f"/api/v1/devices/{device.device_id}").json
+    assert shown["last_seen"] is not None
+
+
+def test_a_fleet_is_listed_in_pages(world):
+    everything = {device["device_id"] for device in world.admin.ask("GET", "/api/v1/devices?limit=500").json["devices"]}
+    found, cursor = [], "0"
+    while cursor is not None:
+        page = world.admin.ask("GET", f"/api/v1/devices?limit=2&cursor={cursor}").json
+        assert len(page["devices"]) <= 2
+        found += [device["device_id"] for device in page["devices"]]
+        cursor = page["next"]
+    assert len(found) == len(set(found))
+    assert set(found) == everything
+
+
+def test_a_public_repository_needs_no_certificate_but_the_director_does(tmp_path):
+    world = World(tmp_path, env={"FIRMAMENT_SERVER_REPOSITORY_ACCESS": "public"}).begin()
+    try:
+        world.publish_release("thermo", "1.0", 1, b"one")
+        with Client(world.server) as client:
+            assert client.ask("GET", "/v1/image/metadata/timestamp.json").status == 200
+            assert client.ask("GET", f"/v1/image/targets/thermo/1.0/{sha256(b'one')}.firmware.img").body == b"one"
+            assert client.ask("GET", "/v1/director/1.root.json").code == "request/unauthenticated"
+            assert client.ask("POST", "/v1/poll", {}).code == "request/unauthenticated"
+    finally:
+        world.close()

@@ -1,0 +1,81 @@
+"""What the parts of the operator API share: who is asking, and how a body is read.
+
+Each handler reads its fields, asks a service in the caller's `Scope`, and answers; rules live in
+the services. Refusals are problem+json everywhere, also the framework's own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from fastapi import APIRouter, Request
+
+from firmament.core.canonical import decode_object
+from firmament.core.fields import Fields
+from firmament.errors import MalformedError, UnauthenticatedError
+from firmament.server.http import shapes
+from firmament.server.http.messages import read_body
+from firmament.server.people import service as people
+from firmament.server.scope import Action
+
+if TYPE_CHECKING:
+    from firmament.server.parts import Parts
+    from firmament.server.scope import Scope
+
+MAX_BODY_LENGTH_BYTES: Final = 64 * 1024
+DAY_S: Final = 86_400
+TEXT: Final = "string"
+INTEGER: Final = "integer"
+OBJECT: Final = "object"
+
+
+class OperatorPart:
+    """Handlers of one domain, with the parts they use; a subclass fills `router` in `add_routes`."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self.router = APIRouter(
+            responses={
+                400: {"model": shapes.Problem, "description": "The request cannot be done"},
+                401: {"model": shapes.Problem, "description": "Sign in first"},
+                403: {"model": shapes.Problem, "description": "The role or token does not allow it"},
+            }
+        )
+        self.add_routes()
+
+    def add_routes(self) -> None:
+        """Name paths, shapes and handlers."""
+        raise NotImplementedError
+
+    def _scope(self, request: Request) -> Scope:
+        """Return who a bearer token speaks for; raises UnauthenticatedError."""
+        return people.scope_of_token(self._parts.reader, bearer_token(request), self._parts.clock.now())
+
+    def _readable(self, request: Request, *, product: str | None = None) -> Scope:
+        scope = self._scope(request)
+        scope.require(Action.READ, product=product)
+        return scope
+
+    async def _fields(self, request: Request, *, limit_bytes: int = MAX_BODY_LENGTH_BYTES) -> Fields:
+        body = await read_body(
+            request.scope, request.receive, limit_bytes=limit_bytes, deadline_s=self._parts.settings.body_deadline_s
+        )
+        return Fields(decode_object(body, limit_bytes=limit_bytes, what="The body"), what="body")
+
+
+def bearer_token(request: Request) -> str:
+    """Return the token of the Authorization header; raises UnauthenticatedError."""
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() != "bearer" or not token.strip():
+        raise UnauthenticatedError("This needs an operator token")
+    return token.strip()
+
+
+def query_integer(request: Request, name: str, default: int) -> int:
+    """Read a whole number from the query; raises MalformedError."""
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not text.isdigit() or len(text) > 18:  # noqa: PLR2004 - digits of 2^63
+        raise MalformedError("A query parameter is not a whole number", parameter=name)
+    return int(text)
