@@ -268,7 +268,8 @@ def main():
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--pairs", default="")
     parser.add_argument("--large", action="store_true")
-    parser.add_argument("--fresh", action="store_true")
+    parser.add_argument("--fresh", action="store_true", help="forget earlier results")
+    parser.add_argument("--only-report", action="store_true", help="measure nothing, write what is there")
     parser.add_argument("--report", type=Path)
     parser.add_argument("--command", default="make bench-delta")
     options = parser.parse_args()
@@ -279,7 +280,13 @@ def main():
     pairs = [pair for pair in pairs if any(pair.startswith(start) for start in wanted)]
     if not options.large:
         pairs = [pair for pair in pairs if not pair.startswith("d")]
-    results = run(options.corpus, pairs, options.large)
+    if options.only_report:
+        known = json.loads((options.corpus / "results.json").read_text())
+        results = {
+            pair: known[pair] for pair in pairs if known.get(pair, {}).get("methods", {}).get(OURS, {}).get("bytes")
+        }
+    else:
+        results = run(options.corpus, pairs, options.large)
     text = report(results, options.command)
     if options.report:
         options.report.write_text(text)

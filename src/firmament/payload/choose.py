@@ -29,7 +29,7 @@ PAYS_BELOW_RATIO: Final = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What one trial may take (delta.md, bars)."""
+    """What one trial may take; a 400 MB image needs about half of it (docs/performance/delta.md)."""
 
     time_s: float = 1200
     cpu_s: int = 1200
