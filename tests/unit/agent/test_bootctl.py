@@ -1,5 +1,6 @@
 """Every boot control keeps the port's promises, alone and through power cuts at every operation."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from firmament.agent.bootctl import grub_env, record
 from firmament.agent.bootctl.choice import Choice, Other, StoredBootControl, StoredLoader, decide
 from firmament.agent.bootctl.grub import GrubLoader, GrubStore, decide_block
 from firmament.agent.bootctl.grub_env import GrubEnvironment
+from firmament.agent.bootctl.port import Restart
 from firmament.agent.bootctl.record import RecordStore
 from firmament.agent.bootctl.sim import SimBootControl
 from firmament.agent.bootctl.supervisor import Supervisor, SupervisorSettings
@@ -446,3 +448,30 @@ def test_a_full_block_says_so():
     with pytest.raises(BootControlError):
         bench.control().arm(Label.B)
     assert bench.disk.get(BOOT / "grubenv") == block
+
+
+def test_grub_only_changes_characters_that_have_a_place():
+    bench = GrubBench()
+    with pytest.raises(RuntimeError):
+        bench.environment().set_character("new", b"1")
+    bench.disk.remove(BOOT / "grubenv")
+    with pytest.raises(BootControlError):
+        bench.environment().set_character("new", b"1")
+
+
+def test_a_machine_in_a_directory_restarts_by_being_started_again():
+    bench = SimBench()
+    bench.control().arm(Label.B)
+    assert bench.control().restart() is Restart.UNDERWAY
+    assert bench.power_on() is Label.B
+    bench.control().stop()
+    assert bench.control().tend() == math.inf
+
+
+def test_a_supervisor_that_cannot_write_still_starts_what_ran_last():
+    bench = SupervisorBench()
+    bench.control().arm(Label.B)
+    bench.disk.faults.append(ReadOnlyDisk())
+    assert bench.power_on() is Label.A
+    bench.disk.faults.clear()
+    assert bench.power_on() is Label.B

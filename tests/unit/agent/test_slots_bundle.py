@@ -276,3 +276,35 @@ def test_calls_in_the_wrong_order_are_mistakes(slot):
             call()
     slot.close()
     slot.close()
+
+
+def test_resume_begins_again_over_what_it_did_not_write(tmp_path):
+    slot = BundleSlot(RealDisk(), Label.A, tmp_path)
+    for spoil in (lambda: os.mkfifo(slot.path / "bin/fifo"), lambda: (slot.path / "bin/\\").write_bytes(b"")):
+        slot.begin(IMAGE)
+        slot.write(DATA[:9000])
+        offset = slot.checkpoint()
+        slot.close()
+        spoil()
+        assert slot.resume(IMAGE, offset) == 0
+        slot.close()
+
+
+def test_an_offset_that_no_checkpoint_gave_begins_again(slot):
+    slot.begin(IMAGE)
+    slot.write(DATA)
+    slot.finish()
+    slot.close()
+    for offset in (1, 100, 513, len(DATA), len(DATA) + 1):
+        assert slot.resume(IMAGE, offset) in {0, offset}
+        slot.close()
+        fill(slot)
+    assert slot.resume(IMAGE, 100) == 0
+    slot.close()
+
+
+def test_what_is_in_the_way_of_the_slot_is_removed(tmp_path):
+    (tmp_path / "b").write_bytes(b"a file")
+    slot = BundleSlot(RealDisk(), Label.B, tmp_path)
+    assert slot.capacity_bytes() > 0
+    fill(slot)
