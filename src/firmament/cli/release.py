@@ -11,6 +11,7 @@ from firmament.cli.common import output, output_options
 from firmament.cli.release_view import COMMANDS as VIEWS
 from firmament.cli.workspace import (
     TerminalSecrets,
+    confirm,
     connect,
     now,
     open_workspace,
@@ -110,6 +111,7 @@ def build(source: Path, product: str | None, version: str, workspace: Path, **op
 @click.argument("release")
 @click.option("--key", "names", multiple=True, help="Sign with this key; default: every key of the product here.")
 @click.option("--draft", type=_FILE, help="A draft that was carried here from another signer.")
+@click.option("--yes", is_flag=True, help="You have read what the draft changes and consent.")
 @workspace_option
 @secret_options
 @output_options
@@ -117,16 +119,23 @@ def sign_(
     release: str,
     names: tuple[str, ...],
     draft: Path | None,
+    yes: bool,  # noqa: FBT001 - click's shape
     workspace: Path,
     passphrase_file: Path | None,
     pin_file: Path | None,
 ) -> None:
-    """Sign RELEASE (product/version), or add a signature to the draft that holds it."""
+    """Sign RELEASE (product/version), or add a signature to the draft that holds it.
+
+    You are asked first when the draft changes anything that was not built here: then the digests
+    shown are all you have to compare with what you were told.
+    """
     from firmament.release import sign
 
     opened = open_workspace(workspace)
+    product = release.partition("/")[0]
     if draft is not None:
-        _take_draft(opened, release.partition("/")[0], draft)
+        _take_draft(opened, product, draft)
+    _consent(opened, product, is_sure=yes)
     secrets = TerminalSecrets(passphrase_file, pin_file)
     found = sign.sign_release(opened, release, keys=names, secrets=secrets, now=now())
     _show_signed(opened, found, f"Signed {release}")
@@ -291,6 +300,22 @@ def _take_draft(opened: Workspace, product: str, path: Path) -> None:
 
     data = read_file(RealDisk(), path, limit_bytes=repository.MAX_METADATA_LENGTH_BYTES["targets"])
     sign.import_draft(opened, product, repository.read(data, Targets, what=str(path)))
+
+
+def _consent(opened: Workspace, product: str, *, is_sure: bool) -> None:
+    """Show what a draft changes, and ask, unless it is nothing but releases as this workspace built them."""
+    from firmament.release import sign
+
+    draft = sign.current_draft(opened, product)
+    if draft is None:
+        return
+    found = sign.changes(opened, product, draft)
+    built = {name: sign.find_built(opened, name) for name in found.releases}
+    if all(mine is not None and mine.manifest == found.releases[name] for name, mine in built.items()):
+        return
+    for line in found.lines:
+        output().note(f"  {line}")
+    confirm("Sign all of this?", is_sure=is_sure)
 
 
 def _show_signed(opened: Workspace, found: Signed, what: str) -> None:

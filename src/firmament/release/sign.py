@@ -10,11 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from firmament.core.fields import format_time
 from firmament.core.ids import release_id
 from firmament.core.manifest import decode as decode_manifest
 from firmament.errors import ConflictError, NotFoundError, RollbackError, SignatureError
 from firmament.release.build import BuiltRelease, load_built
 from firmament.release.store import digest_of
+from firmament.release.verify import check_product
 from firmament.trust import repository
 from firmament.trust.roles import TARGETS_LIFETIME
 
@@ -130,6 +132,36 @@ def sign_draft(
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What signing a draft would change about a product; a signer reads it first."""
+
+    releases: dict[str, Manifest | None]
+    """Every release that is new, altered or, without a manifest, gone."""
+    lines: tuple[str, ...]
+    """The same for people, and the role's version, expiry and highest sequence number."""
+
+
+def changes(workspace: Workspace, product: str, draft: Metadata[Targets]) -> Changes:
+    """Compare a draft with the published role; raises MalformedError for what no draft may hold."""
+    published = workspace.product(product)
+    old = repository.releases_of(published.signed) if published is not None else {}
+    new = repository.releases_of(draft.signed)
+    altered = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    lines = [f"{product} role version {draft.signed.version}, expires {format_time(draft.signed.expires)}"]
+    lines.append(f"highest sequence number {repository.highest_sequence_number(draft.signed)}")
+    for name in altered:
+        made = new.get(name)
+        if made is None:
+            lines.append(f"- {name} (withdrawn)")
+            continue
+        lines.append(
+            f"{'~' if name in old else '+'} {name}, sequence number {made.sequence_number}, {made.update_class}"
+        )
+        lines.append(f"    for {', '.join(made.hardware)}: {made.installer}, {made.image.digest}")
+    return Changes({name: new.get(name) for name in altered}, tuple(lines))
+
+
 def standing(workspace: Workspace, product: str, draft: Metadata[Targets]) -> Signed:
     """Count the valid signatures of a draft."""
     result = workspace.targets().signed.get_verification_result(product, draft.signed_bytes, draft.signatures)
@@ -160,9 +192,7 @@ def import_draft(workspace: Workspace, product: str, draft: Metadata[Targets]) -
     expected = (published.signed.version if published is not None else 0) + 1
     if draft.signed.version != expected:
         raise ConflictError("The draft does not follow the published role", expected=expected, got=draft.signed.version)
-    for manifest in repository.releases_of(draft.signed).values():
-        if manifest.product != product:
-            raise ConflictError("The draft holds another product's release", release=manifest.release_id)
+    check_product(product, draft.signed)
     mine = current_draft(workspace, product)
     if mine is not None and mine.signed_bytes == draft.signed_bytes:
         draft.signatures.update({keyid: sig for keyid, sig in mine.signatures.items() if keyid not in draft.signatures})

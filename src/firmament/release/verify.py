@@ -81,7 +81,7 @@ def verify_repository(files: Mapping[str, bytes], trusted_root: bytes, *, now: d
     names = sorted((delegations.roles or {}) if delegations is not None else {})
     products = {name: _pinned(files, targets.signed, name, versions, now) for name in names}
     for name, product in products.items():
-        _check_releases(name, product.signed)
+        check_product(name, product.signed)
     return View(root, targets, products, snapshot_version, timestamp_version)
 
 
@@ -153,8 +153,10 @@ def _require_fresh(metadata: Metadata[Any], role: str, now: datetime) -> None:
         raise ExpiredError("A role has expired", role=role, expired_at=format_time(metadata.signed.expires))
 
 
-def _check_releases(product: str, signed: Targets) -> None:
-    """Check that a product role's manifests and targets agree with each other."""
+def check_product(product: str, signed: Targets) -> None:
+    """Check that a product role holds its own releases and nothing else; raises MalformedMetadataError."""
+    if signed.delegations is not None:
+        raise MalformedMetadataError("A product role does not delegate further", role=product)
     described: set[str] = set()
     try:
         for manifest in repository.releases_of(signed).values():

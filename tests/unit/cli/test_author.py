@@ -360,11 +360,25 @@ def test_a_draft_travels_between_two_signers(ws, tmp_path):
     signed = ask("release", "sign", "thermo/1.0", "--key", "thermo-ed25519")
     assert (signed["complete"], len(signed["missing"])) == (False, 1)
     assert refusal("release", "publish", "--directory", "pub")["code"] == "trust/threshold-not-met"
-    there = ["-C", "second", "--key", "thermo-ml-dsa"]
-    found = ask("release", "sign", "thermo/1.0", "--draft", signed["path"], *there)
+    there = ["thermo/1.0", "--draft", signed["path"], "-C", "second", "--key", "thermo-ml-dsa"]
+    refused = run("release", "sign", *there, code=2).stderr  # not built there: the digest is shown first
+    assert ask("release", "show", "thermo/1.0")["manifest"]["image"]["digest"]["sha256"] in refused
+    found = ask("release", "sign", *there, "--yes")
     assert found["complete"] is True
     run("release", "sign", "thermo/1.0", "--draft", found["path"], "--key", "thermo-ed25519")
     run("release", "publish", "--directory", "pub")
+
+
+def test_a_carried_draft_cannot_smuggle_a_second_release_past_its_signer(ws, tmp_path):
+    """The other signer's machine was taken over: the draft holds 1.0, as agreed, and something more."""
+    shutil.copytree(ws, tmp_path / "taken", symlinks=True)
+    for version in ("1.0", "6.6"):
+        run("release", "build", "app", "--version", version, "--hardware", "rpi4", "-C", "taken")
+        run("release", "sign", f"thermo/{version}", "--key", "thermo-ed25519", "-C", "taken", "--yes")
+    shutil.copytree("taken/releases/thermo-1.0", ws / "releases/thermo-1.0")
+    result = run("release", "sign", "thermo/1.0", "--draft", "taken/drafts/thermo.json", code=2)
+    assert "+ thermo/6.6, sequence number 2" in result.stderr
+    assert not json.loads((ws / "drafts/thermo.json").read_text())["signatures"][1:]
 
 
 def test_legacy_files_verify_with_openssl(ws):

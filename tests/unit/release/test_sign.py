@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from support import authoring
 from support.authoring import NOW, SECRETS
-from tuf.api.metadata import Root, Targets
+from tuf.api.metadata import Root, TargetFile, Targets
 
 from firmament.durable import RealDisk
 from firmament.errors import (
@@ -328,6 +328,20 @@ def test_a_product_role_that_signs_another_products_path_is_refused(workspace, t
     publish.commit_roles(workspace, {"thermo": bad}, online=online, now=NOW)
     with pytest.raises(MalformedMetadataError):
         view_of(workspace.images)
+
+
+def test_a_draft_holds_its_own_product_and_nothing_else(workspace, tree):
+    """What a carried draft could hold beside releases is refused before anybody signs it."""
+    other = repository.make_targets(version=2, expires_at=NOW, products=workspace.products())
+    strays = repository.make_product(version=2, expires_at=NOW, targets={})
+    strays.signed.targets["thermo/1.0/x"] = TargetFile(1, {"sha256": "00" * 32}, "thermo/1.0/x")
+    for bad in (other, strays):
+        with pytest.raises(MalformedMetadataError):
+            sign.import_draft(workspace, "thermo", bad)
+    for version in (1, 3):
+        with pytest.raises(ConflictError):
+            sign.import_draft(workspace, "thermo", repository.make_product(version=version, expires_at=NOW, targets={}))
+    assert workspace.draft("thermo") is None
 
 
 def test_a_file_is_matched_to_its_release(workspace, tree, tmp_path):
