@@ -93,7 +93,7 @@ class Disk(Protocol):
         ...
 
     def make_directory(self, path: Path, *, mode: int = 0o700) -> None:
-        """Create a directory with exactly `mode`, and its parents; existing ones are fine."""
+        """Create a directory, and its missing parents, with exactly `mode`; existing ones are fine."""
         ...
 
     def symlink(self, target: str, path: Path) -> None:
@@ -174,9 +174,10 @@ class RealDisk:
 
     def make_directory(self, path: Path, *, mode: int = 0o700) -> None:  # noqa: D102
         with mapped_errors(path):
-            if not path.is_dir():
-                path.mkdir(mode=mode, parents=True, exist_ok=True)
-                path.chmod(mode)  # whatever the umask is
+            for directory in reversed((path, *path.parents)):
+                if not directory.is_dir():
+                    directory.mkdir(mode=mode, exist_ok=True)
+                    directory.chmod(mode)  # whatever the umask is
 
     def mode(self, path: Path) -> int | None:  # noqa: D102
         with mapped_errors(path):

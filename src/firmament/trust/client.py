@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from datetime import datetime
 
+    from securesystemslib.signer import Key
     from tuf.api.metadata import TargetFile
 
     from firmament.trust.floors import Floors
@@ -271,9 +272,11 @@ class TrustedClient(Updater):
                         break
                     raise
                 self._trusted_set.update_root(data)
+                require_distinct_keys(self._trusted_set.root.keys, role=Root.type)
                 self._persist_root(version, data)
             self._update_root_symlink()
         root = self._trusted_set.root
+        require_distinct_keys(root.keys, role=Root.type)
         self._keyids.update({role: set(root.roles[role].keyids) for role in TOP_LEVEL})
         self._check_floor(Root.type)
 
@@ -296,6 +299,8 @@ class TrustedClient(Updater):
         if role not in TOP_LEVEL:
             self._keyids.setdefault(role, set()).update(_delegated_keyids(self.signed(parent_role), role))
         found: Targets = super()._load_targets(role, parent_role)
+        if found.delegations is not None:
+            require_distinct_keys(found.delegations.keys, role=role)
         self._check_floor(role)
         return found
 
@@ -415,6 +420,17 @@ def mapped_errors() -> Iterator[None]:
         raise MalformedMetadataError("The metadata cannot be read", reason=error.__cause__ or error) from error
     except (tuf_errors.RepositoryError, tuf_errors.DownloadError, OSError, ValueError, TypeError, LookupError) as error:
         raise MalformedMetadataError("The metadata cannot be used", reason=repr(error)) from error
+
+
+def require_distinct_keys(keys: Mapping[str, Key], *, role: str) -> None:
+    """Raise MalformedMetadataError when one key is listed under two keyids.
+
+    python-tuf takes a keyid as a name, so such a key would count twice for a threshold (TUF 4.2:
+    keyids are unique; trust.md §10, case 15).
+    """
+    values = [(key.keytype, key.keyval.get("public")) for key in keys.values()]
+    if len(set(values)) != len(values):
+        raise MalformedMetadataError("The metadata lists one key under two keyids", role=role)
 
 
 def _delegated_keyids(delegator: Any, role: str) -> set[str]:
