@@ -93,7 +93,7 @@ def test_pkcs1v15_is_the_same_byte_for_byte(files, private):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_bad_signatures_are_refused(private, scheme):
+def test_59_bad_signatures_are_refused(private, scheme):
     good = legacy.sign(pieces(), key_for(private, scheme), scheme)
     pinned = pin(private, scheme)
     bad = {
@@ -114,7 +114,7 @@ def test_bad_signatures_are_refused(private, scheme):
     legacy.verify(pieces(), good, pinned)
 
 
-def test_pkcs1_and_pss_are_not_confused(private):
+def test_59_pkcs1_and_pss_are_not_confused(private):
     """The pin says which; a good signature of the other padding by the same key is refused."""
     pkcs1, pss = LegacyScheme.RSA_PKCS1V15_SHA256, LegacyScheme.RSA_PSS_SHA256
     for made, asked in ((pkcs1, pss), (pss, pkcs1)):
@@ -124,7 +124,7 @@ def test_pkcs1_and_pss_are_not_confused(private):
 
 
 @pytest.mark.parametrize("algorithm", ["-sha1", "-md5", "-sha512"])
-def test_a_signature_over_another_digest_is_refused(files, private, algorithm):
+def test_59_a_signature_over_another_digest_is_refused(files, private, algorithm):
     signature = openssl(files, algorithm, "-sign", "rsa.pem", "data").stdout
     assert signature
     with pytest.raises(SignatureError):
@@ -132,12 +132,12 @@ def test_a_signature_over_another_digest_is_refused(files, private, algorithm):
 
 
 @pytest.mark.parametrize("scheme", ["rsa-pkcs1v15-sha1", "rsa-pkcs1v15-md5", "ecdsa-sha1", "ed25519", "none", ""])
-def test_weak_and_unknown_schemes_cannot_be_pinned(private, scheme):
+def test_59_weak_and_unknown_schemes_cannot_be_pinned(private, scheme):
     with pytest.raises(SettingError):
         legacy.pin(scheme, public_pem(private["rsa"]))
 
 
-def test_keys_that_are_weak_or_do_not_fit_cannot_be_pinned_or_used(private):
+def test_59_keys_that_are_weak_or_do_not_fit_cannot_be_pinned_or_used(private):
     bad = {
         "rsa-1024": (LegacyScheme.RSA_PKCS1V15_SHA256, rsa.generate_private_key(65537, 1024)),
         "p-384": (LegacyScheme.ECDSA_SHA256, ec.generate_private_key(ec.SECP384R1())),
