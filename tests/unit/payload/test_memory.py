@@ -1,0 +1,91 @@
+"""A 300 MB image is made within 32 MiB above a bare interpreter, sealed or not."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from firmament.payload.readers import BytesReader
+from firmament.payload.refdelta import wire
+from firmament.payload.sealed import seal
+
+LENGTH = 300 * 1000 * 1000
+COPIES = 100_000
+LIMIT_KIB = 32 * 1024
+
+APPLY = """
+import sys
+from pathlib import Path
+
+def peak_kib():  # not ru_maxrss, which counts what the parent had before this program replaced it
+    return next(int(row.split()[1]) for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("VmHWM"))
+
+bare = peak_kib()
+from firmament.payload.methods import METHODS, Job
+from firmament.payload.readers import FileReader
+old, source = FileReader(Path(sys.argv[1])), FileReader(Path(sys.argv[2]))
+if sys.argv[4] == "sealed":
+    from firmament.payload.sealed import Opener
+    source = Opener(source, source.length_bytes, bytes(32), max_plain_length_bytes=source.length_bytes)
+made = 0
+for offset, piece in METHODS["refdelta/1"].apply(Job(source, source.length_bytes, int(sys.argv[3]), old, old.length_bytes)):
+    assert offset == made
+    made += len(piece)
+assert made == int(sys.argv[3])
+print(peak_kib() - bare)
+"""
+
+
+def payload() -> bytes:
+    """As many copies as 400 MB of recompiled packages have, every fourth block dense, predicted as code."""
+    each = LENGTH // COPIES
+    blocks = -(-LENGTH // 4096)
+    modes = bytes((129, 2, 4, 0)) * (blocks // 4) + bytes(blocks % 4)
+    dense = sum(4096 for block in range(blocks) if modes[block] & 128) - (4096 * blocks - LENGTH) * (modes[-1] > 127)
+    rows = [0, LENGTH, 0, LENGTH, 0, 1, 0, 0]
+    region = b"\0" + wire.signed_varints(rows)
+    moves = [0] + [(-1) ** index * 4096 for index in range(COPIES - 1)]
+    head = [
+        wire.signed_varints(moves),
+        wire.varints([0] * COPIES),
+        wire.varints([each] * COPIES),
+        region,
+        region,
+        b"",
+        b"",
+    ]
+    frame = [modes, b"", b"", bytes(dense), bytes(LENGTH - each * COPIES)]
+    start = wire.MAGIC + b"\1" + wire.varints((LENGTH + 4096, LENGTH))
+
+    def group(parts: list[bytes]) -> bytes:
+        """Packed with the largest windows that are allowed."""
+        import lzma
+
+        heads, data = b"", b""
+        for number, part in enumerate(parts):
+            log2 = 22 if number in {0, 3} else 20
+            packed = lzma.compress(part, format=lzma.FORMAT_RAW, filters=[wire.lzma_filter(93, log2, 1)])
+            heads += b"\1" + wire.varints([len(part)])
+            if part:
+                heads += bytes((wire.LZMA, 93, log2)) + wire.varints([len(packed)])
+                data += packed
+        return heads + data
+
+    frames = group(frame)
+    return start + wire.varints((1, LENGTH, len(frames))) + group(head) + frames
+
+
+@pytest.mark.slow
+def test_a_300_mb_image_takes_less_than_32_mib(tmp_path: Path):
+    with (tmp_path / "old").open("wb") as sparse:
+        sparse.truncate(LENGTH + 4096)
+    made = payload()
+    (tmp_path / "plain").write_bytes(made)
+    with (tmp_path / "sealed").open("wb") as out:
+        seal(BytesReader(made), len(made), bytes(32), out.write)
+    used = {}
+    for kind in ("plain", "sealed"):
+        command = [sys.executable, "-c", APPLY, tmp_path / "old", tmp_path / kind, str(LENGTH), kind]
+        used[kind] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert 1024 < max(used.values()) <= LIMIT_KIB, used
