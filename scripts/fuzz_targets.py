@@ -10,10 +10,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import lzma
 import re
 import struct
 import tempfile
-import tomllib
 import zlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,25 +23,28 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
 
-from firmament.agent import provision
+from firmament.agent import compose, provision
+from firmament.agent import settings as agent_settings
 from firmament.agent.bootctl import grub_env, record, uboot_env
 from firmament.agent.bootctl.choice import Choice
 from firmament.agent.journal import COPY_LENGTH_BYTES, Journal
 from firmament.agent.policy import Policy
 from firmament.agent.record import Record
 from firmament.agent.resume import TransportSource
-from firmament.core import bundle, canonical, manifest
+from firmament.core import bundle, canonical, manifest, toml
 from firmament.core.clock import FixedClock
 from firmament.core.digest import Digest
 from firmament.core.fields import Fields
 from firmament.errors import FirmamentError
+from firmament.payload.refdelta.applier import Applier
 from firmament.payload.sealed import Header
 from firmament.protocol.v1 import envelope, messages
-from firmament.release import mcuboot
+from firmament.release import build, mcuboot, setup
+from firmament.server import authority, signer
 from firmament.server.http import ranges
 from firmament.server.settings import read_settings
 from firmament.sim.disk import SimDisk
-from firmament.trust import keys, repository
+from firmament.trust import ceremony, device_keys, hsm, keys, legacy, repository
 from firmament.trust.floors import Floors
 
 if TYPE_CHECKING:
@@ -90,6 +93,13 @@ JSON_TOKENS: Final = (
     b"null", b"true", b"-1", b"0", b"1e9", b"1.5", b"9223372036854775807", b"9223372036854775808", b'""', b"[]",
     b"{}", b'"\\ud800"', b"\\u0000", b'"sha256"', b'"v":2', b"\xef\xbb\xbf", b"[[[[[[[[", b'"a":1,"a":2', b"NaN",
 )  # fmt: skip
+
+
+TOML_TOKENS: Final = (
+    b"= -1", b"= 1e400", b"= nan", b"= []", b"[server]", b"= true", b"= 1979-05-27", b'"25:00-04:00"', b'"../../etc"',
+    b"= " + b"1" * 5000, b"= " + b"[" * 3000, b"[" + b"a." * 3000 + b"a]", b'"\\u0000"', b"[[health]]", b'= "\x1b"',
+)  # fmt: skip
+AT: Final = datetime(2026, 11, 20, tzinfo=UTC)
 
 
 # --- decoders ------------------------------------------------------------------------------
@@ -315,12 +325,7 @@ SETTINGS_FILE: Final = Path(SETTINGS_DIRECTORY.name) / "firmament.toml"
 
 
 def run_policy(data: bytes) -> None:
-    """As the agent's settings file is read: TOML of the standard library, then fields."""
-    try:
-        value = tomllib.loads(data.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-        return
-    Policy.from_fields(Fields(value, what="policy"))
+    Policy.from_fields(Fields(toml.decode(data, limit_bytes=LIMIT_BYTES, what="policy"), what="policy"))
 
 
 def run_fw_env_config(data: bytes) -> None:
@@ -393,6 +398,145 @@ def provisioning_seed(root: bytes) -> bytes:
     )
 
 
+def run_agent_settings(data: bytes) -> None:
+    disk = SimDisk()
+    disk.put(STATE / "agent.toml", data)
+    settings = agent_settings.read_settings(disk, STATE / "agent.toml")
+    compose.compose_storage(settings, disk=disk, clock=FixedClock(AT))
+
+
+AGENT_SETTINGS: Final = b"""state_dir = "/state"
+log_level = "debug"
+[device]
+hardware = "rpi4"
+attributes = {site = "cellar"}
+[slots]
+kind = "image"
+a = "/a.img"
+b = "/b.img"
+[boot]
+kind = "uboot"
+config = "/etc/fw_env.config"
+[[health]]
+kind = "http"
+url = "http://127.0.0.1:8080/health"
+timeout_s = 5
+[trial]
+deadline_s = 60
+[policy]
+mode = "window"
+window = "02:00-04:00"
+timezone = "UTC"
+[transfer]
+min_rate_bytes_per_s = 256
+[hooks]
+directory = "/hooks"
+"""
+
+
+def run_ceremony(data: bytes) -> None:
+    found = ceremony.read(data)
+    found.progress()
+    found.changes()
+    ceremony.read(found.to_bytes())
+
+
+def ceremony_seed() -> bytes:
+    from securesystemslib.signer import CryptoSigner
+
+    signers = [CryptoSigner.generate_ed25519(), CryptoSigner.generate_mldsa()]
+    role = repository.RoleKeys(keys=tuple(signer.public_key for signer in signers), threshold=2)
+    roles = dict.fromkeys(("root", "targets", "snapshot", "timestamp"), role)
+    held = ceremony.start(None, which=ceremony.Which.IMAGE, roles=roles, expires_at=datetime(2036, 1, 1, tzinfo=UTC))
+    for each in signers:
+        held.sign(each)
+    return held.to_bytes()
+
+
+def online_seed() -> bytes:
+    from securesystemslib.signer import CryptoSigner
+
+    key = CryptoSigner.generate_ed25519().public_key
+    entry = {"keyid": key.keyid, "key": key.to_dict()}
+    image = {"snapshot": entry, "timestamp": entry}
+    return canonical.encode({"v": 1, "image": image, "director": image | {"targets": entry}})
+
+
+def run_version_file(data: bytes) -> None:
+    found = legacy.read_version_file(data)
+    assert legacy.read_version_file(found.to_bytes()) == found
+
+
+def run_built(data: bytes) -> None:
+    disk = SimDisk()
+    disk.put(STATE / "release.json", data)
+    build.load_built(disk, STATE)
+
+
+def run_csr(data: bytes) -> None:
+    authority.read_request(data.decode("latin-1"))
+
+
+def csr_seed() -> bytes:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    request = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(x509.Name([]))
+        .sign(ec.derive_private_key(7, ec.SECP256R1()), hashes.SHA256())
+    )
+    return request.public_bytes(serialization.Encoding.PEM)
+
+
+def run_certificate(data: bytes) -> None:
+    authority.peer_identity(data)
+    device_keys.certificate_name(data.decode("latin-1"))
+
+
+def run_refdelta(old: bytes, new: bytes, data: bytes) -> None:
+    """Whatever the payload says, at most the image's length comes out, in order."""
+    applier = Applier(
+        Memory(data), len(data), Memory(old), precursor_length_bytes=len(old), image_length_bytes=len(new)
+    )
+    made = 0
+    for offset, piece in applier.pieces():
+        assert offset == made
+        made += len(piece)
+        assert made <= len(new)
+
+
+def refdelta_targets() -> Iterator[Target]:
+    vectors = json.loads((VECTORS.parents[1] / "payload/vectors/refdelta-1.json").read_bytes())
+    for case in vectors["payloads"]:
+        old, new, payload = (
+            lzma.decompress(base64.b64decode(case[f"{name}_xz"])) for name in ("old", "new", "payload")
+        )
+        if len(old) + len(new) < MAX_REFDELTA_BYTES:
+            yield Target(
+                f"refdelta {case['name']}", partial(run_refdelta, old, new), (payload,), (b"\xff" * 9, b"\x80")
+            )
+
+
+class Memory:
+    """A `Reader` over bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def read_at(self, offset: int, length_bytes: int) -> bytes:
+        assert offset >= 0
+        assert length_bytes >= 0
+        return self._data[offset : offset + length_bytes]
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+MAX_REFDELTA_BYTES: Final = 400_000
+
+
 def targets() -> list[Target]:
     """Every decoder with its seeds."""
     canon, mani, mess, enve = vector("canonical"), vector("manifest"), vector("messages"), vector("envelope")
@@ -428,8 +572,18 @@ def targets() -> list[Target]:
         Target("floors", run_floors, (floors_seed(),), JSON_TOKENS, repair_floors),
         Target("Range", run_ranges, (b"bytes=0-499", b"bytes=-5", b"bytes=10-", b'W/"x", "y"', b"*"), (b"bytes=", b"-", b",", b"99999999999999999999")),
         Target("resumed body", run_resume, (b'206\ncontent-range: bytes 5-19/20\netag: "x"\n\n' + b"a" * 15, b"200\ncontent-length: 20\n\n" + b"b" * 20), (b"206\n", b"416\n", b"bytes 5-19/*", b"content-length: ", b"content-encoding: gzip\n")),
-        Target("server settings", run_settings, (b'[server]\nport = 4443\nnames = ["a"]\nrepository_access = "public"\n',), (b"= -1", b"= 1e400", b"= nan", b"= []", b"[server]", b"= true")),
-        Target("policy settings", run_policy, (b'mode = "window"\nwindow = "02:00-04:00"\npoll_interval_s = 60\ntime_zone = "Europe/Berlin"\n',), (b'"25:00-04:00"', b"= -1", b"= nan", b'"../../etc"')),
+        Target("server settings", run_settings, (b'[server]\nport = 4443\nnames = ["a"]\nrepository_access = "public"\n',), TOML_TOKENS),
+        Target("policy settings", run_policy, (b'mode = "window"\nwindow = "02:00-04:00"\npoll_interval_s = 60\ntime_zone = "Europe/Berlin"\n',), TOML_TOKENS),
+        Target("agent settings", run_agent_settings, (AGENT_SETTINGS,), TOML_TOKENS),
+        Target("ceremony file", run_ceremony, (ceremony_seed(),), JSON_TOKENS),
+        Target("online-public.json", setup.read_online, (online_seed(),), JSON_TOKENS),
+        Target("version.json", run_version_file, (legacy.VersionFile("1.0", "app.bin", "app.bin.sig", 1, 7, Digest.of(b"x")).to_bytes(),), JSON_TOKENS),
+        Target("release.json", run_built, (canonical.encode({"v": 1, "files": {"thermo/1.1/app.tar": "app.tar"}, "manifest": json.loads(mani["valid"][0]["canonical"])}),), JSON_TOKENS),
+        Target("signer state", signer.decode_state, (canonical.encode({"versions": {"thermo": 1}, "snapshot": 1, "timestamp": 2, "snapshot_at": "2026-11-20T12:00:00Z", "timestamp_at": "2026-11-20T12:00:00Z"}),), JSON_TOKENS),
+        Target("certificate request", run_csr, (csr_seed(),), (b"-----BEGIN CERTIFICATE REQUEST-----\n", b"A" * 64)),
+        Target("certificate", run_certificate, (b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n", bytes.fromhex("3082000030")), (b"\x30\x82", b"\x06\x03\x55\x04\x03")),
+        Target("token URI", lambda data: hsm.parse_uri(data.decode("latin-1")), (b"hsm:label=root;token=custodian%201",), (b";", b"=", b"%", b"label=")),
+        *refdelta_targets(),
         Target("sealed header", run_sealed_header, (sealed_header_seed(),), (b"OTAE", b"\xff" * 8)),
         Target("MCUboot header", run_mcuboot, (mcuboot_seed(),), (b"\x3d\xb8\xf3\x96", b"\xff" * 4)),
     ]  # fmt: skip

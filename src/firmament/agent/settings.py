@@ -9,7 +9,6 @@ not a setting: that is provisioned (provision.py).
 from __future__ import annotations
 
 import contextlib
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from firmament.agent.fetch import TransferSettings
 from firmament.agent.parts import TrialSettings
 from firmament.agent.policy import Policy
+from firmament.core import toml
 from firmament.core.digest import ALLOWED, Digest
 from firmament.core.fields import Fields
 from firmament.core.ids import HARDWARE, VERSION
@@ -199,11 +199,9 @@ def setting_errors(path: Path) -> Iterator[None]:
 def _table(disk: Disk, path: Path) -> dict[str, Any]:
     try:
         data = read_file(disk, path, limit_bytes=MAX_CONFIG_LENGTH_BYTES)
-        return tomllib.loads(data.decode())
-    except TooLargeError as error:
-        raise SettingError("The settings file is longer than allowed", **error.facts) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingError("The settings file is not valid TOML", path=path, reason=error) from error
+        return toml.decode(data, limit_bytes=MAX_CONFIG_LENGTH_BYTES, what="The settings file")
+    except (MalformedError, TooLargeError) as error:
+        raise SettingError(error.problem, **{**error.facts, "path": path}) from error
 
 
 def parse_settings(table: dict[str, Any], path: Path) -> AgentSettings:
@@ -251,9 +249,9 @@ def _refuse_unknown_in(section: str, fields: Fields) -> None:
     rows = [setting for setting in SETTINGS if setting.section == section]
     kind = fields.value.get("kind")
     kinds = {word for row in rows for word in row.only.split()} | {"sim"}
-    if kind is not None and kind not in kinds:
+    if isinstance(kind, str) and kind not in kinds:
         return  # a plug-in's own names
-    known = {row.name for row in rows if not row.only or kind in row.only.split()}
+    known = {row.name for row in rows if not row.only or str(kind) in row.only.split()}
     for name in fields.value:
         if name not in known:
             raise SettingError("There is no such setting", setting=f"{section}.{name}", kind=kind or "")

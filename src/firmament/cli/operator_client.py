@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
@@ -13,7 +12,9 @@ import click
 import urllib3
 
 from firmament.cli.common import read_token
+from firmament.core import toml
 from firmament.core.canonical import decode_object
+from firmament.durable import RealDisk, read_file
 from firmament.errors import (
     FileError,
     FirmamentError,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
+MAX_SETTINGS_LENGTH_BYTES: Final = 64 * 1024
 MAX_ANSWER_LENGTH_BYTES: Final = 16 * 1024 * 1024
 TIMEOUT_S: Final = 60.0
 
@@ -79,9 +81,12 @@ def server_address(server_url: str | None, ca: Path | None, workspace: Path | No
     path = directory / "firmament.toml"
     if path.exists():
         try:
-            section = tomllib.loads(path.read_text()).get("server", {})
-        except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError) as error:
-            raise SettingError("The workspace's settings cannot be read", path=path, reason=error) from error
+            data = read_file(RealDisk(), path, limit_bytes=MAX_SETTINGS_LENGTH_BYTES)
+            section = toml.decode(data, limit_bytes=MAX_SETTINGS_LENGTH_BYTES, what="firmament.toml").get("server", {})
+        except FirmamentError as error:
+            raise SettingError(error.problem, **{**error.facts, "path": path}) from error
+        if not isinstance(section, dict):
+            raise SettingError("[server] must be a section", path=path)
     elif workspace is not None:
         raise SettingError("This is not a workspace", path=workspace)
     url = server_url or section.get("url")

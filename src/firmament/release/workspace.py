@@ -10,12 +10,12 @@ drafts/<product>.json     the next version of a product role, with the signature
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
+from firmament.core import toml
 from firmament.durable import PUBLIC_MODE, Disk, read_file, replace_durably
 from firmament.errors import ConflictError, FileError, KeyFileError, MalformedError, NotFoundError, SettingError
 from firmament.release.store import RepositoryStore
@@ -90,11 +90,11 @@ class Workspace:
             raise FileError("This directory is not an author's workspace; `firmament init` makes one", path=path)
         data = read_file(self.disk, path, limit_bytes=MAX_SETTINGS_LENGTH_BYTES)
         try:
-            value = tomllib.loads(data.decode())
+            value = toml.decode(data, limit_bytes=MAX_SETTINGS_LENGTH_BYTES, what="firmament.toml")
             version = value["workspace"]["version"]
             server = value.get("server", {})
             url, authority = server.get("url", ""), server.get("ca", "")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (MalformedError, KeyError, TypeError, AttributeError) as error:
             raise SettingError("The workspace's settings cannot be read", path=path, reason=error) from error
         if version != WORKSPACE_VERSION or not isinstance(url, str) or not isinstance(authority, str):
             raise SettingError("The workspace's settings are not of this version", path=path, version=version)

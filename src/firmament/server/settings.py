@@ -7,11 +7,11 @@ Unknown names are refused: a setting that is misspelt must not be silently ignor
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from firmament.errors import FileError, SettingError
+from firmament.core import toml
+from firmament.errors import FileError, MalformedError, SettingError, TooLargeError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,12 +88,10 @@ def read_settings(path: Path, environment: Mapping[str, str]) -> ServerSettings:
             path=path,
             reason=error.strerror or error,
         ) from error
-    if len(data) > MAX_SETTINGS_LENGTH_BYTES:
-        raise SettingError("The settings file is longer than allowed", path=path, limit_bytes=MAX_SETTINGS_LENGTH_BYTES)
     try:
-        section = tomllib.loads(data.decode()).get("server", {})
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingError("The settings file is not valid TOML", path=path, reason=error) from error
+        section = toml.decode(data, limit_bytes=MAX_SETTINGS_LENGTH_BYTES, what="The settings file").get("server", {})
+    except (MalformedError, TooLargeError) as error:
+        raise SettingError(error.problem, path=path, **error.facts) from error
     if not isinstance(section, dict):
         raise SettingError("[server] must be a section", path=path)
     known = {setting.name: setting for setting in dataclasses.fields(ServerSettings)}
