@@ -289,6 +289,10 @@ class Daemon:
         if self._world is not None:
             self._publish(self._world.agent)
         with self._lock:
+            if isinstance(event, Progress) and self._status.get("attempt"):
+                # The journal knows checkpoints only; who looks wants to see it move.
+                self._status["attempt"]["done_bytes"] = event.done_bytes
+                self._status["percent"] = event.percent
             self._watching = [conversation for conversation in self._watching if not conversation.is_over]
             for conversation in self._watching:
                 conversation.event(value)

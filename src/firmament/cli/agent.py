@@ -278,6 +278,7 @@ def _move(settings: AgentSettings, command: str, arguments: dict[str, Any]) -> d
 
 
 def _move_here(settings: AgentSettings, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    from firmament import log
     from firmament.agent.compose import compose
     from firmament.agent.daemon import event_value, execute
     from firmament.agent.lock import InstanceLock
@@ -285,6 +286,7 @@ def _move_here(settings: AgentSettings, command: str, arguments: dict[str, Any])
     from firmament.core.fields import Fields
     from firmament.durable import RealDisk, make_directory_durably
 
+    log.configure(level="debug" if output().is_verbose else "error")
     disk = RealDisk()
     make_directory_durably(disk, settings.state_directory)
     with InstanceLock(settings.state_directory):
