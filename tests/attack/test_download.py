@@ -285,6 +285,21 @@ def test_38_another_image_of_the_same_length(stage):
     )
 
 
+FULL_DISK = """
+cp -a "$0" "$0.copy" && mount -t tmpfs -o size=2m none "$0" && cp -a "$0.copy/." "$0" && rm -rf "$0.copy" &&
+head -c 1500000 /dev/zero > "$0/log" && exec "$@"
+"""
+"""The slots on a file system of 2 MiB that a log has nearly filled, in a mount namespace of this run alone; $0 is their folder."""
+
+
+def test_39_a_full_disk(stage):
+    """The storage has no room for the image: said so, nothing lost; with room it installs."""
+    app = stage.victim.app
+    stage.server.release("1.1", 2, make_bundle("1.1", extra=BIG | {"more.bin": BIG["data.bin"]}))
+    stage.refused("slot/disk-full", prefix=("unshare", "--mount", "sh", "-c", FULL_DISK, str(app)))
+    stage.accepted("1.1")
+
+
 @pytest.mark.parametrize("status", [401, 403, 404, 500, 503])
 def test_a_payload_that_is_withheld(stage, status):
     """The server keeps the payload back: the device waits and keeps what it runs."""

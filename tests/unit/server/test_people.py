@@ -128,7 +128,7 @@ def test_passwords_are_argon2id_and_have_bounds():
             hash_password(password)
 
 
-def test_one_tenant_never_sees_another(db):
+def test_62_one_tenant_never_sees_another(db):
     """Every query of a second administrator, in another tenant, finds nothing of the first."""
     products.ensure_product(db, ADMIN, "thermo", NOW)
     db.execute(

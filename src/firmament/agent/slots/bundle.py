@@ -26,6 +26,7 @@ from firmament.durable import DropsCache, make_directory_durably
 from firmament.errors import (
     BootControlError,
     DigestMismatchError,
+    DiskFullError,
     LengthExceededError,
     ReadBackError,
     SlotTooSmallError,
@@ -78,13 +79,21 @@ class BundleSlot:
 
     def begin(self, image: Image) -> None:  # noqa: D102
         self.close()
-        capacity = self.capacity_bytes()
-        if image.length_bytes > capacity:
+        if self._limit_bytes is not None and image.length_bytes > self._limit_bytes:
             raise SlotTooSmallError(
                 "The image does not fit into the slot",
                 slot=self._label,
                 image_bytes=image.length_bytes,
-                slot_bytes=capacity,
+                slot_bytes=self._limit_bytes,
+            )
+        capacity = self.capacity_bytes()
+        if image.length_bytes > capacity:
+            # The file system is shared: what fills it now (a log) may be gone later, so this is retried.
+            raise DiskFullError(
+                "The file system has no room for the image",
+                slot=self._label,
+                image_bytes=image.length_bytes,
+                free_bytes=capacity,
             )
         self._refuse_booted()
         _remove(self._disk, self._root)

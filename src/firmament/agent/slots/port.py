@@ -61,8 +61,8 @@ class Slot(Protocol):
     def begin(self, image: Image) -> None:
         """Start a session at byte 0; what the slot held is lost from here on.
 
-        Raises SlotTooSmallError before anything is changed, BootControlError if the slot is in
-        use by the running system.
+        Raises SlotTooSmallError, or DiskFullError where the file system is shared, before anything is
+        changed, and BootControlError if the slot is in use by the running system.
         """
         ...
 
