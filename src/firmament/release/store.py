@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from firmament.core.digest import Digest
 from firmament.core.ids import TARGET_PATH, check
-from firmament.durable import PUBLIC_MODE, TEMPORARY_SUFFIX, Disk, read_file, replace_durably
+from firmament.durable import PUBLIC_MODE, TEMPORARY_SUFFIX, Disk, read_file
 from firmament.errors import ConflictError, DigestMismatchError, FileError
 from firmament.trust.repository import MAX_METADATA_LENGTH_BYTES
 
@@ -178,8 +178,3 @@ def copy(disk: Disk, source: Path, destination: Path, *, length_bytes: int, dige
         raise DigestMismatchError("The file is not the one that was signed", path=source, expected=digest, got=actual)
     disk.replace(temporary, destination)
     disk.sync_directory(destination.parent)
-
-
-def replace_text(disk: Disk, path: Path, data: bytes) -> None:
-    """Replace a small public file durably."""
-    replace_durably(disk, path, data, mode=PUBLIC_MODE)

@@ -21,7 +21,7 @@ from firmament.errors import ConflictError, FileError, KeyFileError, MalformedEr
 from firmament.release.store import RepositoryStore
 from firmament.trust import key_files, keys, repository
 from firmament.trust.ceremony import Which
-from firmament.trust.roles import ROOT, SNAPSHOT, TARGETS, TIMESTAMP
+from firmament.trust.roles import SNAPSHOT, TARGETS, TIMESTAMP
 from firmament.trust.signers import load_signer
 
 if TYPE_CHECKING:
@@ -275,13 +275,6 @@ class Workspace:
         """Return the products that have a draft."""
         names = self.disk.list(self.directory / "drafts")
         return [name.removesuffix(".json") for name in names if name.endswith(".json")]
-
-
-def role_of(workspace: Workspace, role: str) -> RoleKeys:
-    """Return keys and threshold of a top-level role of the image repository, or of a product."""
-    if role in {ROOT, TARGETS, SNAPSHOT, TIMESTAMP}:
-        return repository.role_keys(workspace.root().signed, role)
-    return workspace.product_keys(role)
 
 
 def key_names(records: Mapping[str, KeyRecord]) -> dict[str, str]:

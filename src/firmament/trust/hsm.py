@@ -98,7 +98,16 @@ def find(where: TokenKey) -> tuple[SSlibKey, int]:
     pkcs11 = _library()
     token = pkcs11.lib(os.environ[LIBRARY_VARIABLE]).get_token(token_label=where.token)
     with token.open() as session:
-        found = session.get_key(pkcs11.ObjectClass.PUBLIC_KEY, pkcs11.KeyType.EC, label=where.label)
+        # Exhausted here: `get_key` leaves its search open when it finds a second object.
+        wanted = {
+            pkcs11.Attribute.CLASS: pkcs11.ObjectClass.PUBLIC_KEY,
+            pkcs11.Attribute.KEY_TYPE: pkcs11.KeyType.EC,
+            pkcs11.Attribute.LABEL: where.label,
+        }
+        objects = list(session.get_objects(wanted))
+        if len(objects) != 1:
+            raise TokenDeviceError("Not exactly one key answers to this URI", uri=where.uri, found=len(objects))
+        found = objects[0]
         identifier = int.from_bytes(found[pkcs11.Attribute.ID], "big")
         from pkcs11.util.ec import encode_ec_public_key
 

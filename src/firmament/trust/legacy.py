@@ -98,7 +98,7 @@ def sign(chunks: Iterable[bytes], private_key: PrivateKeyTypes, scheme: LegacySc
             return private_key.sign(digest, pss, prehashed)
         case ec.EllipticCurvePrivateKey(), LegacyScheme.ECDSA_SHA256:
             return private_key.sign(digest, ec.ECDSA(prehashed))
-        case _:
+        case _:  # pragma: no cover - _matching has refused it
             raise KeyFileError("The key does not fit the scheme", scheme=scheme)
 
 

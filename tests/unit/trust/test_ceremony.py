@@ -72,6 +72,16 @@ def test_every_custodian_appends_and_nothing_is_finished_early(custodians, onlin
         assert signer.public_key.keyid[:12] not in missing
 
 
+def test_the_first_root_is_described_whole(custodians, online):
+    held = ceremony.start(None, which=Which.IMAGE, roles=all_roles(root_keys(custodians), online), expires_at=LATER)
+    lines = held.changes()
+    assert lines[:2] == ["version 1, first root", "expires 2027-11-20T12:00:00Z"]
+    assert sum(line.startswith("root: + ") for line in lines) == 8
+    assert "snapshot: threshold 1 of 1" in lines
+    with pytest.raises(ConflictError):
+        held.require_previous(held.draft)
+
+
 def test_four_of_one_class_are_not_enough(custodians, online):
     """Case 17: all P-256 keys and one ML-DSA key."""
     held = ceremony.start(None, which=Which.IMAGE, roles=all_roles(root_keys(custodians), online), expires_at=LATER)

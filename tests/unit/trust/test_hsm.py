@@ -3,12 +3,13 @@
 import os
 import shutil
 import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from firmament.errors import KeyFileError, PassphraseError, TokenDeviceError
+from firmament.errors import DependencyMissingError, KeyFileError, PassphraseError, TokenDeviceError
 from firmament.trust import hsm, keys, repository
 from firmament.trust.hsm import TokenKey
 from firmament.trust.keys import KeyKind, KeyRecord
@@ -136,3 +137,30 @@ def test_without_the_library_a_setting_is_named(record, monkeypatch):
     with pytest.raises(TokenDeviceError) as caught:
         load_signer(record, SECRETS)
     assert caught.value.facts["variable"] == "PYKCS11LIB"
+
+
+def test_two_keys_of_one_label_are_not_guessed_between(token):
+    for identifier in ("21", "22"):
+        pkcs11_tool("--keypairgen", "--key-type", "EC:prime256v1", "--label", "twin", "--id", identifier)
+    with pytest.raises(TokenDeviceError, match="exactly one"):
+        hsm.public_key(TokenKey("twin", token))
+
+
+def test_without_the_package_the_extra_is_named(record, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pkcs11", None)
+    with pytest.raises(DependencyMissingError) as caught:
+        load_signer(record, SECRETS)
+    assert caught.value.facts["install"] == "firmament[hsm]"
+
+
+def test_a_library_that_is_none_is_told(record, monkeypatch, tmp_path):
+    monkeypatch.setenv(hsm.LIBRARY_VARIABLE, str(tmp_path / "absent.so"))
+    with pytest.raises(TokenDeviceError):
+        hsm.public_key(TokenKey("release=1;x", "author"))
+
+
+def test_a_token_signer_knows_its_key_and_is_made_here_only(record):
+    signer = load_signer(record, SECRETS)
+    assert signer.public_key == record.key
+    with pytest.raises(NotImplementedError):
+        hsm.TokenSigner.from_priv_key_uri(record.uri, record.key)

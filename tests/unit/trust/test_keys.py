@@ -258,3 +258,29 @@ def test_public_pem_is_what_openssl_calls_it(stored, tmp_path):
     ).stdout
     assert keys.public_pem(record.key) == out
     assert Path(path).exists()
+
+
+def test_a_kind_that_is_not_used_here_is_refused_though_tuf_knows_it():
+    from securesystemslib.signer import CryptoSigner
+
+    key = CryptoSigner.generate_ecdsa(scheme="ecdsa-sha2-nistp384").public_key
+    with pytest.raises(KeyFileError):
+        keys.kind_of(key)
+    with pytest.raises(KeyFileError):
+        keys.read_key(key.to_dict(), keyid=key.keyid, what="k")
+
+
+def test_another_passphrase_is_tried_until_there_is_none(stored, tmp_path):
+    """Keys with passphrases of their own: the terminal asks again."""
+
+    answers = [b"wrong again", PASSPHRASE]
+
+    class Asking(GivenSecrets):
+        def another_passphrase(self, name):
+            return answers.pop(0) if answers else None
+
+    _, record = stored
+    assert load_signer(record, Asking(b"wrong"), base=tmp_path).public_key == record.key
+    answers[:] = [b"wrong again"]
+    with pytest.raises(PassphraseError):
+        load_signer(record, Asking(b"wrong"), base=tmp_path)

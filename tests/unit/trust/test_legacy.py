@@ -211,3 +211,9 @@ def test_a_strange_version_json_is_refused(name):
 def test_bytes_that_are_no_version_json_are_refused(data):
     with pytest.raises(FirmamentError):
         legacy.read_version_file(data)
+
+
+def test_a_pin_made_by_hand_of_things_that_do_not_fit_is_refused(private):
+    bad = legacy.LegacyPin(LegacyScheme.ECDSA_SHA256, private["rsa"].public_key())
+    with pytest.raises(KeyFileError):
+        legacy.verify(pieces(), b"x", bad)

@@ -279,3 +279,38 @@ def test_errors_of_a_signer_pass_unchanged(roles):
 
     with pytest.raises(SignatureError):
         repository.sign(repository.make_root(version=1, expires_at=LATER, roles=roles), Broken())
+
+
+def test_a_root_names_exactly_the_four_roles(roles):
+    for bad in ({name: roles[name] for name in ("root", "targets")}, roles | {"mirrors": roles["root"]}):
+        with pytest.raises(MalformedError):
+            repository.make_root(version=1, expires_at=LATER, roles=bad)
+
+
+def test_payloads_appear_once_and_under_sha256():
+    good = manifest()
+    twice = replace(good, payloads=good.payloads * 2)
+    other = replace(good, payloads=(replace(good.payloads[0], digest=Digest.of(b"image", "sha512")),))
+    for bad in (twice, other):
+        with pytest.raises(MalformedError):
+            repository.release_targets(bad)
+
+
+def test_hash_bins_are_not_used_here(files):
+    """A delegation we would not have made is refused, though TUF knows it (TAP 15)."""
+    value = json.loads(files["1.targets.json"])
+    delegations = value["signed"]["delegations"]
+    keyids = delegations["roles"][0]["keyids"]
+    del delegations["roles"]
+    delegations["succinct_roles"] = {"keyids": keyids, "threshold": 2, "bit_length": 8, "name_prefix": "bin"}
+    with pytest.raises(MalformedMetadataError):
+        repository.read(json.dumps(value).encode(), Targets, what="targets")
+
+
+def test_the_highest_sequence_number_outlives_its_release():
+    made = repository.make_product(
+        version=1, expires_at=LATER, targets=repository.release_targets(manifest()), highest_sequence_number=9
+    )
+    assert repository.highest_sequence_number(made.signed) == 9
+    made.signed.unrecognized_fields["x-highest-sequence-number"] = "many"
+    assert repository.highest_sequence_number(made.signed) == 1
