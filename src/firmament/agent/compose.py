@@ -10,20 +10,17 @@ import contextlib
 import platform
 import random  # noqa: TID251 - the one place that makes the agent's chance; it decides nothing secret
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from firmament.agent import identity
 from firmament.agent.agent import Agent
-from firmament.agent.bootctl.settings import Around, boot_control_from_fields
 from firmament.agent.events import Events
 from firmament.agent.fetch import HttpTransport, TlsFiles
-from firmament.agent.health.settings import checks_from_fields
 from firmament.agent.link import ServerLink
 from firmament.agent.parts import Parts
 from firmament.agent.record import Release
-from firmament.agent.settings import setting_errors
 from firmament.agent.slots.port import Label
-from firmament.agent.slots.settings import slots_from_fields
+from firmament.agent.storage import JOURNAL_DIRECTORY, Storage, compose_storage
 from firmament.core.manifest import Image
 from firmament.durable import make_directory_durably
 from firmament.errors import FirmamentError, SettingError
@@ -33,15 +30,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from firmament.agent.bootctl.port import BootControl
-    from firmament.agent.health.port import HealthCheck
     from firmament.agent.identity import Enrolment
     from firmament.agent.settings import AgentSettings
-    from firmament.agent.slots.port import Slots
     from firmament.core.clock import Clock
     from firmament.durable import Disk
     from firmament.trust.floors import Floors
-
-JOURNAL_DIRECTORY: Final = "journal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,24 +50,6 @@ class World:
     def close(self) -> None:
         """Close the connections."""
         self.transport.close()
-
-
-@dataclass(frozen=True, slots=True)
-class Storage:
-    """What the settings say about slots, boot control and health; needs no enrolment."""
-
-    slots: Slots
-    boot: BootControl
-    checks: tuple[HealthCheck, ...]
-
-
-def compose_storage(settings: AgentSettings, *, disk: Disk, clock: Clock) -> Storage:
-    """Make slots, boot control and health checks; raises SettingError or FileError, starts nothing."""
-    with setting_errors(settings.path):
-        slots = slots_from_fields(settings.slots, disk=disk)
-        around = Around(disk, clock, settings.state_directory, slots)
-        boot = boot_control_from_fields(settings.boot, around=around)
-        return Storage(slots, boot, checks_from_fields(settings.health))
 
 
 def compose_transport(settings: AgentSettings, enrolment: Enrolment, floors: Floors, *, clock: Clock) -> HttpTransport:

@@ -25,7 +25,7 @@ import threading
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from firmament.agent.compose import compose, compose_storage
+from firmament.agent.compose import compose
 from firmament.agent.events import AgentEvent, Asked, HealthChecked, Progress, StateChanged, Trouble
 from firmament.agent.fetching import StoppedError
 from firmament.agent.hooks import Hooks
@@ -33,6 +33,7 @@ from firmament.agent.lock import InstanceLock
 from firmament.agent.machine import State
 from firmament.agent.policy import Answer
 from firmament.agent.socket import ControlServer, Conversation, Request
+from firmament.agent.storage import compose_storage
 from firmament.durable import make_directory_durably
 from firmament.errors import (
     FirmamentError,
@@ -48,9 +49,10 @@ if TYPE_CHECKING:
 
     from firmament.agent.agent import Agent
     from firmament.agent.bootctl.port import BootControl
-    from firmament.agent.compose import Storage, World
+    from firmament.agent.compose import World
     from firmament.agent.settings import AgentSettings
     from firmament.agent.status import Status
+    from firmament.agent.storage import Storage
     from firmament.core.clock import Clock
     from firmament.core.fields import Fields
     from firmament.durable import Disk

@@ -14,8 +14,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from firmament.agent import identity
-from firmament.agent.compose import compose_storage, compose_transport
+from firmament.agent.compose import compose_transport
 from firmament.agent.policy import Surroundings
+from firmament.agent.storage import compose_storage
 from firmament.agent.tls import EARLIEST_CLOCK, LATEST_BEYOND_FLOOR
 from firmament.core.fields import format_time
 from firmament.durable import read_file

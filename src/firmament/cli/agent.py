@@ -311,10 +311,10 @@ def _move_here(settings: AgentSettings, command: str, arguments: dict[str, Any])
 
 def _look(settings: AgentSettings) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Read status and history from the journal, changing nothing."""
-    from firmament.agent.compose import JOURNAL_DIRECTORY, compose_storage
     from firmament.agent.journal import Journal
     from firmament.agent.record import Record
     from firmament.agent.status import status_of
+    from firmament.agent.storage import JOURNAL_DIRECTORY, compose_storage
     from firmament.core.clock import SystemClock
     from firmament.durable import RealDisk
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firmament.agent.compose import attributes_of, compose_storage
+from firmament.agent.compose import attributes_of
 from firmament.agent.fetch import TransferSettings
 from firmament.agent.policy import Mode, Policy
 from firmament.agent.service import skeleton
@@ -20,6 +20,7 @@ from firmament.agent.settings import (
     settings_table,
 )
 from firmament.agent.slots.settings import KINDS as SLOT_KINDS
+from firmament.agent.storage import compose_storage
 from firmament.core.clock import SystemClock
 from firmament.durable import RealDisk
 from firmament.errors import FileError, FirmamentError, SettingError
