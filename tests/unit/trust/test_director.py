@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from securesystemslib.formats import encode_canonical
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
@@ -90,6 +91,17 @@ def test_an_assignment_is_the_primary_target_and_names_attempt_and_payload(keys)
             },
         }
     }
+
+
+def test_the_bytes_are_those_that_tuf_itself_makes(keys):
+    reply = ask(keys, assignment=assignment(key_wrap=bytes(range(256)), target="thermo/1.1/a+b_c.img"))
+    for role, kind in (("timestamp", Timestamp), ("snapshot", Snapshot), ("targets", Targets)):
+        text = getattr(reply, role)
+        metadata = Metadata[kind].from_bytes(text.encode())
+        canonical = encode_canonical(json.loads(text)["signed"]).encode()
+        assert metadata.signed_bytes == canonical
+        assert text.endswith(f'"signed":{canonical.decode()}}}')
+        assert json.loads(metadata.to_bytes()) == json.loads(text)
 
 
 @pytest.mark.parametrize("nonce", [b"", bytes(15), bytes(17)])
