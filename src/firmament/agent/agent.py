@@ -207,7 +207,7 @@ class Agent:
             self._decline("A person gave the attempt up")
         elif state is State.IDLE:
             self._revert_to_previous()
-        self._drive(FINAL)
+        self._drive(FINAL | ({State.TRIAL} if state is State.TRIAL else set()))
         return self.status()
 
     def answer(self, answer: Answer) -> Status:
@@ -267,11 +267,15 @@ class Agent:
                     attributes=self._parts.attributes,
                 )
             )
-            if answer.offer is not None:
-                self._fetching.check_applicable(answer.offer.manifest, answer.offer.payload)
         except (TrustError, ApplicabilityError) as error:
-            self._refuse(error)
+            self._refuse(error, str(error.facts.get("attempt_id", "")))
             raise
+        if answer.offer is not None:
+            try:
+                self._fetching.check_applicable(answer.offer.manifest, answer.offer.payload)
+            except ApplicabilityError as error:
+                self._refuse(error, answer.offer.attempt_id)
+                raise
         self._poll_failures = 0
         self._poll_at_s = self._now_s() + next_poll_s(self._parts.policy, answer.poll_after_s, self._parts.chance)
         log.info("poll.answered", offered=answer.offer.manifest.release_id if answer.offer else None)
@@ -306,11 +310,10 @@ class Agent:
         )
         self._step_at_s = self._now_s()
 
-    def _refuse(self, error: TrustError | ApplicabilityError) -> None:
-        """Record a refusal that names an attempt, once; others are only raised."""
-        attempt_id = AttemptId(str(error.facts.get("attempt_id", "")))
-        ledger = self._ledger
-        if not UUID.fullmatch(attempt_id) or ledger.record.has_ended(attempt_id) is not None:
+    def _refuse(self, error: TrustError | ApplicabilityError, named: str) -> None:
+        """Record the refusal of an attempt, once; an error that names none is only raised."""
+        attempt_id, ledger = AttemptId(named), self._ledger
+        if not UUID.fullmatch(named) or ledger.record.has_ended(attempt_id) is not None:
             return
         log.warning("offer.refused", attempt_id=attempt_id, code=error.code, problem=error.problem)
         in_hand = ledger.record.attempt

@@ -129,11 +129,12 @@ def all_cases() -> Iterator[Case]:
                     yield Case(slot, boot, condition, geometry)
 
 
-def sweep(case: Case, faulty: Faulty = SOUND, *, every: int = 1) -> Tally:
+def sweep(case: Case, faulty: Faulty = SOUND, *, every: int = 1, with_full_disk: bool = True) -> Tally:
     """Try all cuts of one case; `every` > 1 tries each n-th operation only."""
     ideal = Ideal(case)
     tally, operations = _sweep_cuts(ideal, faulty, every)
-    tally.add(_sweep_full(ideal, faulty, operations, every))
+    if with_full_disk:
+        tally.add(_sweep_full(ideal, faulty, operations, every))
     return tally
 
 

@@ -150,7 +150,8 @@ class Ideal:
     Making keys and signing takes longer than a whole update, so a sweep does it once.
     """
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, **release: Any) -> None:
+        """Make keys and releases; `release` are further manifest fields of the new one."""
         self.case = case
         self.clock = FixedClock(BEGINNING)
         self.author = SimAuthor(self.clock)
@@ -158,7 +159,7 @@ class Ideal:
         publish = self.author.publish
         installer = case.slot.installer
         self.old = publish(case.geometry.old, version=OLD_VERSION, sequence_number=1, installer=installer)
-        self.new = publish(case.geometry.new, version=NEW_VERSION, sequence_number=2, installer=installer)
+        self.new = publish(case.geometry.new, version=NEW_VERSION, sequence_number=2, installer=installer, **release)
         self.server = SimServer(self.author, self.clock, DEVICE_ID, chunk_bytes=case.geometry.chunk_bytes)
 
     def provisioned(self) -> World:
