@@ -176,6 +176,7 @@ def forged(old_length: int, new_length: int, columns: list[bytes], frame: list[b
         ([b""] * 7, [b"\0", b"\1", b"", b"", b"x" * 10], "gap without a value"),
         ([b""] * 7, [b"\0", b"\1", b"\1\1", b"", b"x" * 10], "value without a gap"),
         ([b""] * 7, [b"\0", b"\x0a", b"\1", b"", b"x" * 10], "difference past the image"),
+        ([b""] * 7, [b"\0", b"\xff" * 9, b"", b"", b"x" * 10], "gaps that go on past the image"),
         ([b""] * 7, [b"\x80", b"", b"", b"x", b"x" * 10], "dense bytes that nobody uses"),
         ([b""] * 3 + [b"\0\1"] + [b""] * 3, [b"\0", b"", b"", b"", b"x" * 10], "half a region"),
         ([b""] * 3 + [b"\2"] + [b""] * 3, [b"\0", b"", b"", b"", b"x" * 10], "unknown kind of region table"),

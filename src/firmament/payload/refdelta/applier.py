@@ -118,7 +118,7 @@ class Applier:
                 streams = self._open(cursor, HEAD_STREAMS + FRAME_STREAMS)[HEAD_STREAMS:]
             else:
                 streams = self._open(wire.Cursor(self._payload, offset, offset + packed), FRAME_STREAMS)
-            frame = _Frame(self, begin, streams)
+            frame = _Frame(self, begin, end, streams)
             for at in range(begin, end, CHUNK_LENGTH_BYTES):
                 stop = min(at + CHUNK_LENGTH_BYTES, end)
                 data = frame.chunk(at, stop, wanted=stop > start)
@@ -152,8 +152,8 @@ class Applier:
 class _Frame:
     """The decoding of one frame: its streams and how far they are."""
 
-    def __init__(self, applier: Applier, begin: int, streams: Sequence[wire.Stream]) -> None:
-        self._applier = applier
+    def __init__(self, applier: Applier, begin: int, end: int, streams: Sequence[wire.Stream]) -> None:
+        self._applier, self._end = applier, end
         self._modes, self._gap_stream, self._value_stream, self._dense, self._extra = streams
         self._gaps, self._values = _bytes_of(self._gap_stream), _bytes_of(self._value_stream)
         self._copy = applier.copy_index(begin)
@@ -219,8 +219,15 @@ class _Frame:
         for gap in self._gaps:
             if gap < GAP_SKIP:
                 return position + gap
-            position += (gap - GAP_SKIP + 1) * GAP_SKIP
+            position = self._skipped(position, gap)
         return _NEVER
+
+    def _skipped(self, position: int, gap: int) -> int:
+        """Move on; refused past the frame's end, so that no payload keeps a device counting gaps."""
+        position += (gap - GAP_SKIP + 1) * GAP_SKIP
+        if position >= self._end:
+            raise MalformedPayloadError("A difference of a delta lies outside its frame", position=position)
+        return position
 
     def _differences(self, out: bytearray, at: int, stop: int) -> None:
         position, gaps, values = self._position, self._gaps, self._values
@@ -235,7 +242,7 @@ class _Frame:
                 if gap < GAP_SKIP:
                     position += gap
                     break
-                position += (gap - GAP_SKIP + 1) * GAP_SKIP
+                position = self._skipped(position, gap)
             else:
                 position = _NEVER
         self._position = position

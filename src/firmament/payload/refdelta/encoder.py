@@ -26,9 +26,11 @@ DENSE_FROM: Final = (150, 50, 500)
 """Differences in a block from which on they are cheaper as one byte each than as gap and value; first the usual one."""
 SMALL_IMAGE_BYTES: Final = 64 * 1024**2
 """Up to here several plans are tried, and the shortest payload is kept."""
+TINY_IMAGE_BYTES: Final = 8 * 1024**2
 SMALL_PAYLOAD_BYTES: Final = 256 * 1024
 FRAME_RAW_BYTES: Final = 8 * 1024**2
 FRAME_IMAGE_BYTES: Final = 64 * 1024**2
+_SPAN_BYTES: Final = 16 * 1024**2
 _DETOUR_BYTES: Final = 4096
 """Shorter copies may be a matcher's detour from a longer one."""
 _JOINED_BYTES: Final = 512 * 1024
@@ -38,8 +40,8 @@ _FRAME_DICTIONARY_LOG2: Final = 21
 def encode(old: bytes, new: bytes, *, progress: Callable[[str], None] = lambda _: None) -> bytes:
     """Return the payload that makes `new` from `old`.
 
-    Small images are tried in several ways: after one matching pass and after three, with and without
-    knowledge of their regions.
+    Small images are tried in several ways: with and without knowledge of their regions, tiny ones
+    after one matching pass as well as after three.
     """
     before, after = scan(old), scan(new)
     none = Regions(())
@@ -55,10 +57,14 @@ def encode(old: bytes, new: bytes, *, progress: Callable[[str], None] = lambda _
         for number, copies in enumerate(matches(*sides, passes=passes), 1):
             progress(f"matched, pass {number}")
             last = number == passes or not regions[0].rows
-            if len(copies.old) > MAX_COPIES or not (last or (small and number == 1)):
+            tiny = number == 1 and len(new) <= TINY_IMAGE_BYTES
+            if len(copies.old) > MAX_COPIES or not (last or tiny):
                 continue
-            for variant in (copies, *_bridged(sides, copies)) if small else (copies,):
-                attempt = _Attempt(sides, variant, progress)
+            attempt = _Attempt(sides, copies, progress)
+            attempts = [attempt]
+            if small and attempt.estimate() <= SMALL_PAYLOAD_BYTES:
+                attempts += [_Attempt(sides, variant, progress) for variant in _bridged(sides, copies)]
+            for attempt in attempts:
                 best = attempt if best is None or attempt.estimate() < best.estimate() else best
     if best is None:
         raise ValueError("the images have too little in common for a delta")
@@ -108,14 +114,15 @@ class _Attempt:
             now = np.asarray(labels), np.asarray(moves)
             keys, values = corrections(votes(old, new, copies, now[0], now[1]), now[0], now[1])
             labels, moves = corrected(labels, moves, keys, values)
-            errors = _per_block((plain != target) & covered)
+            errors = _per_block(lambda at, to: (plain[at:to] != target[at:to]) & covered[at:to], len(target))
             self._chosen = modes(old, new, copies, np.asarray(labels), np.asarray(moves), errors)
             progress("predicting")
             _predict(plain, copies, self._chosen, old.regions, new.regions, Labels(labels, moves))
         self._target, self._covered = target, covered
-        self._difference = target - plain
-        self._difference[~covered] = 0
-        self._counts = _per_block(self._difference != 0)
+        difference = np.subtract(target, plain, out=plain)
+        np.multiply(difference, covered, out=difference)
+        self._difference = difference
+        self._counts = _per_block(lambda at, to: difference[at:to] != 0, len(target))
         self._estimate: int | None = None
         ends = np.concatenate([[0], (copies.old + copies.length)[:-1]])[: len(copies.old)]
         new_ends = np.concatenate([[0], (copies.new + copies.length)[:-1]])[: len(copies.new)]
@@ -163,10 +170,13 @@ def _copied(old: bytes, length: int, copies: Copies) -> tuple[Any, Any]:
     return plain, covered
 
 
-def _per_block(flags: Any) -> Any:
-    if not len(flags):
-        return np.zeros(0, np.int64)
-    return np.add.reduceat(flags, np.arange(0, len(flags), BLOCK_LENGTH_BYTES), dtype=np.int64)
+def _per_block(flags: Callable[[int, int], Any], length: int) -> Any:
+    """Count per block; the flags are asked for in spans, so that a large image needs no second copy."""
+    counts = [np.zeros(0, np.int64)]
+    for at in range(0, length, _SPAN_BYTES):
+        part = flags(at, min(at + _SPAN_BYTES, length))
+        counts.append(np.add.reduceat(part, np.arange(0, len(part), BLOCK_LENGTH_BYTES), dtype=np.int64))
+    return np.concatenate(counts)
 
 
 def _predict(plain: Any, copies: Copies, chosen: Any, before: Regions, after: Regions, labels: Labels) -> None:
@@ -219,7 +229,8 @@ def _cut(chosen: Any, difference: Any, covered: Any) -> Iterator[tuple[int, int]
     """Cut the image into frames by how much they hold."""
     length = len(difference)
     dense = (chosen & int(Mode.DENSE)) > 0
-    weight = np.where(dense, BLOCK_LENGTH_BYTES, 2 * _per_block(difference != 0)) + _per_block(~covered)
+    counts = _per_block(lambda at, to: difference[at:to] != 0, length)
+    weight = np.where(dense, BLOCK_LENGTH_BYTES, 2 * counts) + _per_block(lambda at, to: ~covered[at:to], length)
     step = CHUNK_LENGTH_BYTES // BLOCK_LENGTH_BYTES
     begin = total = 0
     for block in range(0, len(weight), step):

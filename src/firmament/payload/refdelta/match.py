@@ -118,6 +118,12 @@ def matches(old: Side, new: Side, *, passes: int = 3) -> Iterator[Copies]:
         yield found
 
 
+def _bytes(words: Any, image: bytes) -> bytes:
+    """Words as bytes, with the odd end of the image behind them; one copy, not two, if there is none."""
+    rest = image[len(words) * 4 :]
+    return bytes(words.tobytes() + rest if rest else words.tobytes())
+
+
 def base_map(found: Copies, old: Side, new: Side) -> Any:
     """Return the map of labels before corrections, exactly as the device computes it."""
     starts, shifts = offset_map(found.old.tolist(), found.new.tolist(), found.length.tolist())
@@ -131,7 +137,7 @@ def _blanked(side: Side) -> bytes:
     words[side.arm64.page] &= 0x9F00001F
     users = side.arm64.page[side.arm64.user > 0] + side.arm64.user[side.arm64.user > 0]
     words[users] &= 0xFFC003FF
-    out = words.tobytes() + side.image[len(words) * 4 :]
+    out = _bytes(words, side.image)
     if len(side.thumb):
         halves = np.frombuffer(bytearray(out), np.uint16, count=len(out) // 2)
         halves[side.thumb] &= 0xF800
@@ -184,7 +190,7 @@ def _labelled(side: Side, labels: Ints | None, moves: Ints | None) -> bytes:
             words[site[known] + 1] = (mix[known] >> np.uint64(32)).astype(np.uint32)
         else:
             words[site[known]] = mix[known].astype(np.uint32)
-    out = words.tobytes() + side.image[len(words) * 4 :]
+    out = _bytes(words, side.image)
     if len(side.thumb):
         out = _labelled_thumb(side, out, aim)
     return out
