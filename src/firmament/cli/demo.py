@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shutil
 import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from firmament.sim.demo.play import Played
-
-FIELDS: Final = ("device", "what", "way", "outcome", "runs", "code", "why")
 
 
 @click.command("demo")
@@ -97,8 +96,12 @@ def _play(folder: Path, *, is_kept: bool, port: int) -> int:
 
 def _show(played: Played, lasted_s: float) -> None:
     out = output()
-    rows = [dict(zip(FIELDS, cells(row), strict=True)) for row in played.rows]
-    document = {"ok": True, "duration_s": round(lasted_s, 1), "rows": rows, "server": played.url}
+    document = {
+        "ok": True,
+        "duration_s": round(lasted_s, 1),
+        "server": played.url,
+        "rows": [dataclasses.asdict(row) for row in played.rows],
+    }
     if out.as_json or not is_live(sys.stdout, os.environ):
         out.document("demo", document, lines=out.table([cells(row) for row in played.rows], header=HEADER))
     else:
@@ -107,11 +110,14 @@ def _show(played: Played, lasted_s: float) -> None:
 
 
 def _show_how_to_go_on(folder: Path, played: Played) -> None:
+    from firmament.sim.device import command_path
+
     device_id = next(iter(played.devices.values()))
     output().note(
         f"""
 The server runs on {played.url} (operator API: {played.url}/openapi.json), three devices with it.
   cd {folder}
+  export PATH={Path(command_path("firmament")).parent}:$PATH
   export FIRMAMENT_WORKSPACE=author FIRMAMENT_TOKEN_FILE=secrets/token FIRMAMENT_PASSPHRASE_FILE=secrets/passphrase
   firmament device list
   firmament device show {device_id}

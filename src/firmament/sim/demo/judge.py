@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from firmament.release.remote import OperatorApi
 from firmament.sim.demo import fleet
 from firmament.sim.demo.narrator import Row
 from firmament.sim.demo.products import read_from_image
@@ -41,10 +42,11 @@ class Expected:
 
 
 class Judge:
-    """Asks with the commands a person would use; raises Differs at the first disagreement."""
+    """Asks the operator API, the agents' sockets and what runs; raises Differs at the first disagreement."""
 
-    def __init__(self, world: World, ids: dict[str, str], watches: dict[str, Watch]) -> None:
+    def __init__(self, world: World, url: str, ids: dict[str, str], watches: dict[str, Watch]) -> None:
         self._world = world
+        self._url = url
         self._tell = world.narrator
         self._ids = ids
         self._watches = watches
@@ -53,19 +55,10 @@ class Judge:
 
     def judge(self, attempts: dict[Device, str], expected: Expected) -> list[Row]:
         """Compare all views of each attempt; return the rows for the table."""
-        devices = list(attempts)
-        for device in devices:
+        for device in attempts:
             self._wait_for_report(device)
-        on_server = self._world.run_all(
-            [("firmament", "device", "show", self._ids[device.name], "--json") for device in devices], is_shown=False
-        )
-        on_device = self._world.run_all(
-            [("firmament-agent", "--config", device.config, "history", "--json") for device in devices], is_shown=False
-        )
-        return [
-            self._compare(device, attempts[device], expected, server.json(), history.json())
-            for device, server, history in zip(devices, on_server, on_device, strict=True)
-        ]
+        with OperatorApi(self._url, token=self._token(), ca=self._world.directory / "server/tls/ca.pem") as api:
+            return [self._compare(device, attempt, expected, api) for device, attempt in attempts.items()]
 
     def require_runs(self, device: Device, version: str) -> None:
         """Ask what really runs: the program's health page, or the file system that is booted."""
@@ -79,16 +72,11 @@ class Judge:
         text = read_from_image(image, "/etc/gateway-version") or b""
         require(device, f"slot {booted} holds the file system of", text.decode().strip(), version)
 
-    def _compare(
-        self,
-        device: Device,
-        attempt_id: str,
-        expected: Expected,
-        server: dict[str, Any],
-        history: dict[str, Any],
-    ) -> Row:
-        status = self._watches[device.name].ask("status")
-        says = next((item for item in server["attempts"] if item["attempt_id"] == attempt_id), None)
+    def _compare(self, device: Device, attempt_id: str, expected: Expected, api: OperatorApi) -> Row:
+        path = f"/api/v1/devices/{self._ids[device.name]}"
+        known, attempts = api.call("GET", path), api.call("GET", f"{path}/attempts")["attempts"]
+        status, history = (self._watches[device.name].ask(question) for question in ("status", "history"))
+        says = next((item for item in attempts if item["attempt_id"] == attempt_id), None)
         ended = next((item for item in history["attempts"] if item["attempt_id"] == attempt_id), None)
         if says is None or ended is None:
             raise Differs(
@@ -99,7 +87,7 @@ class Judge:
         require(device, "the device's code is", ended["code"], expected.code)
         require(device, "the server's code is", says["code"], expected.code)
         require(device, "the device says it runs", status["running"]["version"], expected.runs)
-        require(device, "the server says it runs", server["device"]["version"], expected.runs)
+        require(device, "the server says it runs", known["version"], expected.runs)
         require(device, "the device is", status["state"], "idle")
         self.require_runs(device, expected.runs)
         why = expected.why
@@ -119,6 +107,9 @@ class Judge:
             runs=expected.runs,
             why=why,
         )
+
+    def _token(self) -> str:
+        return (self._world.directory / "secrets/token").read_text(encoding="ascii").strip()
 
     def _wait_for_report(self, device: Device) -> None:
         """Wait until nothing is left in the device's outbox."""

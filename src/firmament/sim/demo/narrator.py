@@ -44,7 +44,7 @@ class Row:
 
 
 class Narrator(Protocol):
-    """Receives the story in order. May be called from one thread only."""
+    """Receives the story in order; may be called from several threads."""
 
     def chapter(self, title: str, why: str) -> None:
         """Begin a part of the story; `why` is one sentence."""

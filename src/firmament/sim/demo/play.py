@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sqlite3
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +18,7 @@ from firmament.sim.demo.products import GATEWAY, THERMO
 from firmament.sim.demo.world import Differs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from firmament.sim.demo.narrator import Row
@@ -54,11 +55,14 @@ class Play:
         self._watches: dict[str, Watch] = {}
         self._ids: dict[str, str] = {}
         self._rows: list[Row] = []
-        self._judge = Judge(world, self._ids, self._watches)
+        self._author: Executor
+        """Works on the next release while devices are busy with this one, as authors do."""
+        self._judge = Judge(world, self._url, self._ids, self._watches)
 
     def run(self) -> Played:
         """Play every chapter."""
-        try:
+        with ThreadPoolExecutor(1, "author") as author, self._watching():
+            self._author = author
             self._make_keys_and_server()
             self._make_devices()
             self._play_good_release()
@@ -66,12 +70,20 @@ class Play:
             self._play_altered_release()
             self._play_stolen_server()
             self._play_power_cut()
-        finally:
-            for watch in self._watches.values():
-                watch.close()
         order = [device.name for device in self._devices]
         rows = sorted(self._rows, key=lambda row: order.index(row.device))
         return Played(tuple(rows), self._url, dict(self._ids))
+
+    @contextlib.contextmanager
+    def _watching(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._world.close()  # or the author's thread would go on with commands
+            raise
+        finally:
+            for watch in self._watches.values():
+                watch.close()
 
     # --- the chapters ----------------------------------------------------------------------
 
@@ -146,19 +158,21 @@ class Play:
         attempts = self._assign("1.1", self._devices)
         self._check(self._devices)
         self._finish(
-            attempts, Expected("a good release", FIRST, "1.1", "confirmed", why="healthy in two rounds of checks")
+            attempts,
+            Expected("a good release", FIRST, "1.1", "confirmed", why="healthy in two rounds of checks"),
+            meanwhile="1.2",
         )
 
     def _play_unhealthy_release(self) -> None:
         self._tell.chapter(
             "1.2 does not come up healthy", "Correctly signed, and broken: every device goes back by itself."
         )
-        self._release("1.2")
         attempts = self._assign("1.2", self._devices)
         self._check(self._devices)
         self._finish(
             attempts,
             Expected("not healthy", "1.1", "1.2", "reverted", HealthError.code, why="not healthy in time: went back"),
+            meanwhile="1.3",
         )
 
     def _play_altered_release(self) -> None:
@@ -166,7 +180,6 @@ class Play:
         self._tell.chapter(
             "1.3 is altered on the server's disk", "After publishing, somebody changes one byte of each payload."
         )
-        self._release("1.3")
         for product in PRODUCTS:
             (path,) = (world.directory / "server/repository/targets" / product / "1.3").iterdir()
             alter(path)
@@ -177,6 +190,7 @@ class Play:
             attempts,
             Expected("altered on the server", "1.1", "1.3", "refused", DigestMismatchError.code,
                      why="the bytes are not the signed ones"),
+            meanwhile="1.4",
         )  # fmt: skip
 
     def _play_stolen_server(self) -> None:
@@ -190,7 +204,7 @@ class Play:
         refused = world.run(
             "firmament", "device", "assign", self._ids[fresh.name], f"{THERMO}/{FIRST}", codes=[RollbackError.exit_code]
         )
-        tell.say(f"the server's own rule stands in the way: {refused.stderr.strip().splitlines()[-1]}")
+        tell.say(f"the server's own rule stands in the way: {refused.stderr.splitlines()[0]}")
         self._edit_database("UPDATE device SET sequence_number = 0")
         tell.say("the thief edits the database, and the director's stolen keys sign the assignment of 1.0")
         attempts = self._assign(FIRST, (fresh, gateway))
@@ -218,7 +232,6 @@ class Play:
     def _play_power_cut(self) -> None:
         world, tell = self._world, self._tell
         tell.chapter("1.4, and the power goes", "SIGKILL for everything on each device, in the middle of the download.")
-        self._release("1.4")
         attempts = self._assign("1.4", self._devices)
         self._check(self._devices)
         left = {device.name for device in self._devices}
@@ -281,14 +294,22 @@ class Play:
             [("firmament-agent", "--config", device.config, "check") for device in devices], codes=codes
         )
 
-    def _finish(self, attempts: dict[Device, str], expected: Expected) -> None:
-        """Wait for the end of each attempt, then compare every view with what must be."""
+    def _finish(self, attempts: dict[Device, str], expected: Expected, *, meanwhile: str = "") -> None:
+        """Wait for the end of each attempt, then compare every view with what must be.
+
+        `meanwhile` is the version that the author builds, signs and publishes at the same time.
+        """
+        busy = self._author.submit(self._release, meanwhile) if meanwhile else None
+        if meanwhile:
+            self._tell.say(f"while the devices are busy with {expected.offered}, the author makes {meanwhile}:")
         self._world.wait_until(
             f"{expected.offered} is {expected.outcome} on {', '.join(device.name for device in attempts)}",
             lambda: self._draw() and all(self._has_ended(device, attempt) for device, attempt in attempts.items()),
             timeout_s=UPDATE_TIMEOUT_S,
         )
         self._rows += self._judge.judge(attempts, expected)
+        if busy is not None:
+            busy.result()
 
     def _has_ended(self, device: Device, attempt_id: str) -> bool:
         watch = self._watches[device.name]
