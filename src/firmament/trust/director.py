@@ -129,6 +129,5 @@ def _signed(content: dict[str, Any], signer: Signer) -> str:
     # same bytes (tests/unit/trust/test_director.py) at four times the cost, in every poll.
     signed = canonical.encode(content)
     signature = signer.sign(signed)
-    return (
-        f'{{"signatures":[{{"keyid":"{signature.keyid}","sig":"{signature.signature}"}}],"signed":{signed.decode()}}}'
-    )
+    entry = canonical.encode({"keyid": signature.keyid, "sig": signature.signature})
+    return f'{{"signatures":[{entry.decode()}],"signed":{signed.decode()}}}'
