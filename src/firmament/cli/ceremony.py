@@ -83,7 +83,7 @@ def start(
 @output_options
 def show(file: Path, workspace: Path) -> None:
     """Show what a ceremony file changes and who has signed."""
-    opened, held = _open(workspace), _load(file)
+    opened, held = open_workspace(workspace, is_changing=False), _load(file)
     _show(opened, held, file)
 
 
@@ -169,10 +169,6 @@ def _load(file: Path) -> Ceremony:
 
 def _save(held: Ceremony, file: Path) -> None:
     replace_durably(RealDisk(), file.absolute(), held.to_bytes(), mode=PUBLIC_MODE)
-
-
-def _open(directory: Path) -> Workspace:
-    return open_workspace(directory)
 
 
 def _facts(held: Ceremony) -> dict[str, object]:

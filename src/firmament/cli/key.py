@@ -76,7 +76,7 @@ def generate(
 @output_options
 def list_(workspace: Path) -> None:
     """List the keys of the workspace and the roles they hold."""
-    out, opened = output(), open_workspace(workspace)
+    out, opened = output(), open_workspace(workspace, is_changing=False)
     roles = roles_by_keyid(opened)
     records = sorted(opened.key_records().values(), key=lambda record: record.name)
     rows = [
@@ -155,7 +155,7 @@ def export_public(name: str, destination: Path | None, pem: bool, workspace: Pat
     from firmament.trust import repository
     from firmament.trust.keys import public_pem
 
-    out, record = output(), open_workspace(workspace).key_record(name)
+    out, record = output(), open_workspace(workspace, is_changing=False).key_record(name)
     data = public_pem(record.key) if pem else repository.json_text(record.to_json())
     if destination is None:
         click.echo(data.decode(), nl=False)
@@ -225,7 +225,7 @@ def revoke(
 @click.pass_context
 def expiry(context: click.Context, within: str, workspace: Path) -> None:
     """Say which keys and roles expire soon; exits with 3 if any does, for a timer."""
-    out, opened, moment = output(), open_workspace(workspace), now()
+    out, opened, moment = output(), open_workspace(workspace, is_changing=False), now()
     found = expiries(opened)
     soon = [(name, at) for name, at in found if at <= moment + days(within)]
     rows = [(name, format_time(at), "EXPIRED" if at <= moment else f"{(at - moment).days} days") for name, at in found]

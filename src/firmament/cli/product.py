@@ -42,7 +42,7 @@ def list_(workspace: Path) -> None:
     """List the product lines with their keys and releases."""
     from firmament.trust import repository
 
-    out, opened = output(), open_workspace(workspace)
+    out, opened = output(), open_workspace(workspace, is_changing=False)
     products, rows = [], []
     for name, role in sorted(opened.products().items()):
         published = opened.product(name)

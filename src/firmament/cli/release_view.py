@@ -47,7 +47,7 @@ def list_(
     """List releases: built, signed, published."""
     out = output()
     if remote or server:
-        opened = None if server else open_workspace(workspace)
+        opened = None if server else open_workspace(workspace, is_changing=False)
         with connect(opened, server=server, ca=ca, token_file=token_file) as api:
             answer = api.call("GET", "/api/v1/releases" + (f"?product={product}" if product else ""))
         columns = ("release", "sequence_number", "installer", "length_bytes", "channels", "withdrawn_at")
@@ -55,7 +55,7 @@ def list_(
         header = ("RELEASE", "NUMBER", "INSTALLER", "SIZE", "CHANNELS", "WITHDRAWN")
         out.document("releases", answer, lines=out.table(listed, header=header))
         return
-    found = _releases(open_workspace(workspace))
+    found = _releases(open_workspace(workspace, is_changing=False))
     shown = [item for item in found if product in {None, item[0].product}]
     rows = [
         (made.release_id, made.sequence_number, made.installer, made.update_class, size(made.image.length_bytes), state)
@@ -78,7 +78,7 @@ def list_(
 @output_options
 def show(release: str, workspace: Path) -> None:
     """Show everything that is signed, or will be, about RELEASE."""
-    made, state = _find(open_workspace(workspace), release)
+    made, state = _find(open_workspace(workspace, is_changing=False), release)
     lines = [f"{release}: {state}", *_facts(made)]
     output().document("release", {"release": release, "state": state, "manifest": made.to_json()}, lines=lines)
 
@@ -116,7 +116,11 @@ def verify(what: str, root: Path | None, directory: Path | None, workspace: Path
     from firmament.trust.repository import MAX_METADATA_LENGTH_BYTES
 
     out, disk = output(), RealDisk()
-    store = RepositoryStore(disk, directory.absolute()) if directory is not None else open_workspace(workspace).images
+    store = (
+        RepositoryStore(disk, directory.absolute())
+        if directory is not None
+        else open_workspace(workspace, is_changing=False).images
+    )
     files = store.files()
     if root is not None:
         trusted = read_file(disk, root, limit_bytes=MAX_METADATA_LENGTH_BYTES["root"])
@@ -154,7 +158,7 @@ def diff(old: str, new: str, workspace: Path) -> None:
     """Show what differs between two releases: manifest fields and, for bundles, files."""
     from firmament.release import inspect as inspector
 
-    opened = open_workspace(workspace)
+    opened = open_workspace(workspace, is_changing=False)
     (before, _), (after, _) = _find(opened, old), _find(opened, new)
     fields = inspector.diff(before, after)
     files: dict[str, list[str]] = {}
@@ -197,7 +201,7 @@ def legacy(
     from firmament.trust import key_files
     from firmament.trust.legacy import LegacyScheme
 
-    out, opened = output(), open_workspace(workspace)
+    out, opened = output(), open_workspace(workspace, is_changing=False)
     made, _ = _find(opened, release)
     payload = _payload(opened, made)
     if payload is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from firmament.cli.common import passphrase_option, read_passphrase, read_secret
 from firmament.core.clock import Clock, SystemClock
 from firmament.core.fields import format_time
 from firmament.durable import RealDisk
-from firmament.errors import ClockError, PassphraseError, SettingError
+from firmament.errors import ClockError, LockedError, PassphraseError, SettingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,11 +91,22 @@ def server_options(function: F) -> F:
     return function
 
 
-def open_workspace(directory: Path) -> Workspace:
-    """Open a workspace on this machine's disk."""
-    from firmament.release.workspace import Workspace
+def open_workspace(directory: Path, *, is_changing: bool = True) -> Workspace:
+    """Open a workspace on this machine's disk, for one command at a time unless it only looks.
 
-    return Workspace(RealDisk(), directory)
+    Raises LockedError while another command is changing it: both would write the same versions.
+    """
+    from firmament.release.workspace import SETTINGS_FILE, Workspace
+
+    opened = Workspace(RealDisk(), directory)
+    if is_changing:
+        descriptor = os.open(directory / SETTINGS_FILE, os.O_RDONLY | os.O_CLOEXEC)
+        click.get_current_context().call_on_close(lambda: os.close(descriptor))
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LockedError("Another command is changing this workspace", path=directory) from error
+    return opened
 
 
 def connect(

@@ -1,5 +1,6 @@
 """The author's commands end to end, as typed: init, key, ceremony, product, release."""
 
+import fcntl
 import json
 import shutil
 import subprocess
@@ -110,6 +111,15 @@ def test_a_command_outside_a_workspace_says_so():
         found = refusal(*arguments)
         assert (found["code"], found["exit"]) == ("local/file", 102)
         assert "firmament init" in found["message"]
+
+
+def test_one_command_changes_a_workspace_at_a_time(ws):
+    with (ws / "firmament.toml").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        found = refusal("release", "build", "app", "--version", "1.0", "--hardware", "rpi4")
+        assert (found["code"], found["exit"]) == ("state/locked", 72)
+        assert ask("release", "list")["releases"] == []  # looking is always possible
+    run("release", "build", "app", "--version", "1.0", "--hardware", "rpi4")
 
 
 def test_a_damaged_setting_file_is_told(ws):

@@ -177,6 +177,8 @@ BAD_ARCHIVES = {
     "pax-with-size": raw("././@PaxHeader", "x", data=b"10 size=1\n") + raw("a"),
     "pax-not-needed": raw("././@PaxHeader", "x", data=b"9 path=a\n") + raw("a"),
     "pax-bad-number": raw("././@PaxHeader", "x", data=b"99999 path=a\n") + raw("a"),
+    "pax-no-number": raw("././@PaxHeader", "x", data=b"path=a\n") + raw("a"),
+    "pax-long-number": raw("././@PaxHeader", "x", data=b"0000011 path=a\n") + raw("a"),
     "pax-zero-number": raw("././@PaxHeader", "x", data=b"0 path=a\n") + raw("a"),
     "pax-not-utf8": raw("././@PaxHeader", "x", data=b"10 path=\xff\n") + raw("a"),
     "pax-huge": raw("././@PaxHeader", "x", size=10**9),
