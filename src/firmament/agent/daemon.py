@@ -145,10 +145,12 @@ class Daemon:
             finally:
                 self._notifier.say("STOPPING=1")
                 self._is_ending.set()
-                server.close()
+                while (left := self._next_job(0)) is not None:
+                    self._refuse(left)
                 with self._lock:
                     for conversation in self._watching:
                         conversation.error(LockedError("The daemon ends"))
+                server.close()
                 hooks.close()
                 tender.join(2 * MAX_TEND_S)
                 storage.boot.stop()
@@ -189,8 +191,6 @@ class Daemon:
             self._notifier.say("WATCHDOG=1", f"STATUS={self._summary()}")
             if self._world is not None and self._world.agent.is_restarting and self._is_simulated():
                 return RestartNeededError.exit_code
-        while (left := self._next_job(0)) is not None:
-            self._refuse(left)
         return 0
 
     def _live(self, storage: Storage, hooks: Hooks, job: _Job | None) -> float:

@@ -53,6 +53,8 @@ MAX_LINE_LENGTH_BYTES: Final = 1024 * 1024
 MAX_CONNECTIONS: Final = 8
 REQUEST_TIMEOUT_S: Final = 5.0
 SEND_TIMEOUT_S: Final = 5.0
+LAST_WORDS_S: Final = 4.0
+"""How long an ending daemon waits in all for answers to be sent."""
 MAX_WAITING_LINES: Final = 256
 MAX_PATH_LENGTH_BYTES: Final = 107  # sun_path, unix(7)
 OWNER_ONLY: Final = 0o600
@@ -123,6 +125,7 @@ class ControlServer:
         self._listener: socket.socket | None = None
         self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
         self._is_closing = threading.Event()
+        self._clients: set[threading.Thread] = set()
 
     def start(self) -> None:
         """Listen; raises AddressInUseError, SettingError or FileError."""
@@ -149,7 +152,7 @@ class ControlServer:
         threading.Thread(target=self._accept, args=(listener,), name="socket", daemon=True).start()
 
     def close(self) -> None:
-        """Stop listening and remove the name."""
+        """Stop listening, let last words reach their clients, and remove the name."""
         self._is_closing.set()
         if self._listener is not None:
             with contextlib.suppress(OSError):
@@ -157,6 +160,8 @@ class ControlServer:
             self._listener.close()
             self._listener = None
             self._path.unlink(missing_ok=True)
+        for client in tuple(self._clients):
+            client.join(LAST_WORDS_S / MAX_CONNECTIONS)
 
     def _remove_stale(self) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -184,7 +189,9 @@ class ControlServer:
             if not self._slots.acquire(blocking=False):
                 connection.close()
                 continue
-            threading.Thread(target=self._serve, args=(connection,), name="client", daemon=True).start()
+            client = threading.Thread(target=self._serve, args=(connection,), name="client", daemon=True)
+            self._clients.add(client)
+            client.start()
 
     def _serve(self, connection: socket.socket) -> None:
         with contextlib.closing(connection):
@@ -201,6 +208,7 @@ class ControlServer:
                 log.debug("socket.client-left", reason=str(error))
             finally:
                 conversation.is_over = True
+                self._clients.discard(threading.current_thread())
                 self._slots.release()
 
     def _request(self, connection: socket.socket) -> Request:
