@@ -49,6 +49,8 @@ from firmament.log import logger
 from firmament.protocol.v1.messages import MAX_REPORTS
 
 if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
     from firmament.agent.parts import Parts
 
 log = logger("agent.agent")
@@ -154,7 +156,7 @@ class Agent:
         self.start()
         if self._ledger.state is State.IDLE:
             self.check()
-        self._drive({State.OFFERED, State.WAITING, State.FETCHING})
+        self._drive(FINAL | {State.OFFERED, State.WAITING, State.FETCHING})
         return self._result(State.VERIFIED)
 
     def verify(self) -> Status:
@@ -207,7 +209,7 @@ class Agent:
             self._decline("A person gave the attempt up")
         elif state is State.IDLE:
             self._revert_to_previous()
-        self._drive(FINAL | ({State.TRIAL} if state is State.TRIAL else set()))
+        self._drive(FINAL | {State.TRIAL} if state is State.TRIAL else FINAL)
         return self.status()
 
     def answer(self, answer: Answer) -> Status:
@@ -516,7 +518,7 @@ class Agent:
             raise error_for_code(ended.code)(ended.message, status=ended.status)
         return self._result(State.IDLE)
 
-    def _drive(self, states: set[State] | frozenset[State]) -> None:
+    def _drive(self, states: AbstractSet[State]) -> None:
         """Step while the machine is in one of `states`; raises what stands in the way."""
         tries = 0
         while self._ledger.state in states:

@@ -217,3 +217,11 @@ def test_the_history_is_bounded():
     assert len(record.history) == MAX_HISTORY
     assert record.has_ended(AttemptId("a4")) is None
     assert record.has_ended(AttemptId("a5")) is not None
+
+
+def test_a_record_that_does_not_fit_is_refused_and_the_one_before_holds(disk):
+    journal = opened(disk)
+    journal.store(number(1))
+    with pytest.raises(JournalError):
+        journal.store(Record(unknown={"later": "x" * COPY_LENGTH_BYTES}))
+    assert stored(disk) == 1
