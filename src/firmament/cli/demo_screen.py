@@ -116,24 +116,21 @@ class RichScreen:
 
     def chapter(self, title: str, why: str) -> None:  # noqa: D102 - see Narrator, here and below
         self._chapters += 1
-        self._print(f"\n{self._chapters}  {title}", style="bold")
-        self._print(f"   {why}", style="dim")
+        self._console.print()
+        self._print((f"{self._chapters}  {title}", "bold"), indent=0)
+        self._print((why, "dim"))
 
     def command(self, line: str) -> None:  # noqa: D102
-        from rich.text import Text
-
-        self._console.print(Text.assemble(("   $ ", "dim"), (line, "cyan")), soft_wrap=False)
+        self._print(("$ ", "dim"), (line, "cyan"))
 
     def say(self, text: str) -> None:  # noqa: D102
-        self._print(f"   {text}")
+        self._print((text, ""))
 
     def passed(self, text: str) -> None:  # noqa: D102
-        from rich.text import Text
-
-        self._console.print(Text.assemble(("   ✓ ", "green"), text))
+        self._print(("✓ ", "green"), (text, ""))
 
     def failed(self, text: str) -> None:  # noqa: D102
-        self._print(f"   ✗ {text}", style="bold red")
+        self._print((f"✗ {text}", "bold red"))
 
     def device(self, view: DeviceView) -> None:  # noqa: D102
         self._views[view.name] = view
@@ -158,14 +155,16 @@ class RichScreen:
         bar: RenderableType = Text(view.note, style="dim")
         amount = ""
         if view.total_bytes:
-            bar = ProgressBar(total=view.total_bytes, completed=view.done_bytes, width=30)
+            bar = ProgressBar(total=view.total_bytes, completed=view.done_bytes, width=30, complete_style="cyan")
             amount = f"{view.done_bytes / MEBIBYTE:.0f} of {view.total_bytes / MEBIBYTE:.0f} MiB  {view.note}"
         return view.name, way, Text(view.state, style=STYLES.get(view.state, "")), bar, amount
 
-    def _print(self, text: str, *, style: str = "") -> None:
+    def _print(self, *parts: tuple[str, str], indent: int = 3) -> None:
+        from rich.padding import Padding
         from rich.text import Text
 
-        self._console.print(Text(text, style=style))
+        # The padding also indents what is wrapped.
+        self._console.print(Padding(Text.assemble(*parts), (0, 0, 0, indent), expand=False))
 
 
 def rich_console(stream: TextIO, **options: Any) -> Console:

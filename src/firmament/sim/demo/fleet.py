@@ -87,7 +87,8 @@ class Watch:
                 if status.get("state") is not None:  # a daemon that is starting cannot say yet
                     self.ask("watch")
             with self._changing:
-                self.view = replace(self.view, state="off", done_bytes=0, total_bytes=0)
+                state = "restarts" if self.view.state in {"staged", "trial", "restarts"} else "off"
+                self.view = replace(self.view, state=state, done_bytes=0, total_bytes=0)
 
     def ask(self, command: str) -> dict[str, Any]:
         """Ask the agent over its socket, as `firmament-agent status` does; nothing while it is away."""

@@ -92,7 +92,7 @@ class Judge:
         self.require_runs(device, expected.runs)
         why = expected.why
         if expected.is_resumed:
-            why = f"resumed at byte {self._require_resumed(device, attempt_id):,}; healthy"
+            why = f"resumed at byte {self._require_resumed(device, attempt_id):,}"
         code = f" [{expected.code}]" if expected.code else ""
         self._tell.passed(
             f"{device.name}: {expected.offered} {expected.outcome}{code}; server and device agree, {expected.runs} runs"

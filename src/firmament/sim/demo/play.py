@@ -159,7 +159,7 @@ class Play:
         self._check(self._devices)
         self._finish(
             attempts,
-            Expected("a good release", FIRST, "1.1", "confirmed", why="healthy in two rounds of checks"),
+            Expected("a good release", FIRST, "1.1", "confirmed", why="healthy twice in a row"),
             meanwhile="1.2",
         )
 
@@ -171,7 +171,7 @@ class Play:
         self._check(self._devices)
         self._finish(
             attempts,
-            Expected("not healthy", "1.1", "1.2", "reverted", HealthError.code, why="not healthy in time: went back"),
+            Expected("not healthy", "1.1", "1.2", "reverted", HealthError.code, why="not healthy in time"),
             meanwhile="1.3",
         )
 
@@ -183,13 +183,14 @@ class Play:
         for product in PRODUCTS:
             (path,) = (world.directory / "server/repository/targets" / product / "1.3").iterdir()
             alter(path)
-            self._tell.say(f"one byte of {path.relative_to(world.directory)} is now another")
+            shown = f"{path.name[:8]}…{path.name[64:]}"
+            self._tell.say(f"one byte of server/repository/targets/{product}/1.3/{shown} is now another")
         attempts = self._assign("1.3", self._devices)
         self._check(self._devices)
         self._finish(
             attempts,
             Expected("altered on the server", "1.1", "1.3", "refused", DigestMismatchError.code,
-                     why="the bytes are not the signed ones"),
+                     why="not the signed bytes"),
             meanwhile="1.4",
         )  # fmt: skip
 
@@ -211,8 +212,8 @@ class Play:
         self._check((fresh, gateway), codes=[RollbackError.exit_code])
         self._finish(
             attempts,
-            Expected("old release, stolen director", "1.1", FIRST, "refused", RollbackError.code,
-                     why="older than what was confirmed here"),
+            Expected("old release assigned", "1.1", FIRST, "refused", RollbackError.code,
+                     why="older than the one confirmed"),
         )  # fmt: skip
         current = world.directory / "server/repository/current"
         before = str(current.readlink())
@@ -224,7 +225,7 @@ class Play:
         self._finish(
             attempts,
             Expected("old repository served", "1.1", FIRST, "refused", RollbackError.code,
-                     why="older metadata than was seen before"),
+                     why="older metadata than seen before"),
         )  # fmt: skip
         self._point(current, before)
         tell.say("the server is put right again; nothing on the devices has to be repaired")
@@ -257,7 +258,7 @@ class Play:
             self._power_on(device)
         self._finish(
             attempts,
-            Expected("power cut while fetching", "1.1", "1.4", "confirmed", why="resumed; healthy", is_resumed=True),
+            Expected("power cut", "1.1", "1.4", "confirmed", is_resumed=True),
         )
 
     # --- what is done again and again ------------------------------------------------------
@@ -267,16 +268,18 @@ class Play:
         world = self._world
         sources = {product: fleet.build(world, product, name) for product in PRODUCTS}
         hardware = {device.product: device.hardware for device in self._devices}
-        built = world.run_all(
-            [
-                ("firmament", "release", "build", source, "--product", product, "--version", name,
-                 "--hardware", hardware[product], "--json")
-                for product, source in sources.items()
-            ]
-        )  # fmt: skip
-        world.run_all([("firmament", "release", "sign", f"{product}/{name}") for product in PRODUCTS])
+        # One after the other: a workspace takes one command at a time.
+        built = {
+            product: world.run(
+                "firmament", "release", "build", source, "--product", product, "--version", name,
+                "--hardware", hardware[product], "--json",
+            )
+            for product, source in sources.items()
+        }  # fmt: skip
+        for product in PRODUCTS:
+            world.run("firmament", "release", "sign", f"{product}/{name}")
         world.run("firmament", "release", "publish")
-        return {product: done.json()["manifest"] for product, done in zip(PRODUCTS, built, strict=True)}
+        return {product: done.json()["manifest"] for product, done in built.items()}
 
     def _assign(self, name: str, devices: Sequence[Device]) -> dict[Device, str]:
         """Assign a release; return the attempts."""
