@@ -271,7 +271,7 @@ class TrustedClient(Updater):
                     if error.facts.get("status") in ROOT_ABSENT:
                         break
                     raise
-                self._trusted_set.update_root(data)
+                self._take_root(data, version)
                 require_distinct_keys(self._trusted_set.root.keys, role=Root.type)
                 self._persist_root(version, data)
             self._update_root_symlink()
@@ -279,6 +279,13 @@ class TrustedClient(Updater):
         require_distinct_keys(root.keys, role=Root.type)
         self._keyids.update({role: set(root.roles[role].keyids) for role in TOP_LEVEL})
         self._check_floor(Root.type)
+
+    def _take_root(self, data: bytes, version: int) -> None:
+        try:
+            self._trusted_set.update_root(data)
+        except tuf_errors.BadVersionNumberError as error:
+            # Not a rollback: a file that says another number than its name (TUF 5.3.5).
+            raise MalformedMetadataError("A root follows the one before it without a gap", expected=version) from error
 
     def _load_kept_root(self, version: int) -> bool:
         try:
@@ -448,7 +455,7 @@ def _strongest(hashes: Mapping[str, str], path: str) -> Digest:
     try:
         return strongest(hashes, what=f"The target {path}")
     except MalformedError as error:
-        raise DigestMismatchError(error.problem, **error.facts) from error
+        raise MalformedMetadataError(error.problem, **error.facts) from error
 
 
 def _digest_of_file(disk: Disk, path: Path, algorithm: str) -> Digest:

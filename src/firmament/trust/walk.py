@@ -54,7 +54,6 @@ from firmament.core.ids import TARGET_PATH, UUID, AttemptId, DeviceId
 from firmament.errors import (
     ApplicabilityError,
     DeviceMismatchError,
-    DigestMismatchError,
     DisagreementError,
     HardwareMismatchError,
     MalformedError,
@@ -330,7 +329,7 @@ def choose_payload(manifest: Manifest, target: str, device: Device) -> Payload:
 
 
 def require_same_payload(payload: Payload, signed: TargetFile) -> None:
-    """Step 18, second half; raises DigestMismatchError or DisagreementError."""
+    """Step 18, second half; raises MalformedMetadataError for a weak digest, or DisagreementError."""
     digest = _allowed(signed)
     if (payload.length_bytes, payload.digest) != (signed.length, digest):
         raise DisagreementError(
@@ -345,4 +344,4 @@ def _allowed(target: TargetFile) -> Digest:
     try:
         return strongest(target.hashes, what=f"The target {target.path}")
     except MalformedError as error:
-        raise DigestMismatchError(error.problem, **error.facts) from error
+        raise MalformedMetadataError(error.problem, **error.facts) from error

@@ -12,6 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from support.world import HARDWARE, NOON, SERVER, Answer, World, ed25519
 from tuf.api.metadata import Metadata, TargetFile
 
+from firmament.agent.link import _ReplySource
+from firmament.agent.resume import TransportSource
 from firmament.core.digest import Digest
 from firmament.core.manifest import Payload, Requires
 from firmament.errors import (
@@ -37,6 +39,8 @@ from firmament.protocol.status import AttemptStatus
 from firmament.protocol.v1.envelope import REPORT_TYPE, pre_authentication_encoding
 from firmament.protocol.v1.messages import MAX_REPORTS, Report, decode_report
 from firmament.trust import repository
+from firmament.trust.client import TrustedClient
+from firmament.trust.walk import Device, verify_release
 
 
 @pytest.fixture
@@ -483,3 +487,98 @@ def test_a_report_of_an_earlier_enrolment_stops_nothing(world):
 def test_no_reports_no_request(world):
     assert list(world.link.send([])) == []
     assert world.requests == []
+
+
+# --- what remains of the walk --------------------------------------------------------------
+
+
+def change_director(world, change):
+    """Serve the director's answer with one role changed, signed by its own key."""
+
+    def lie(request, make):
+        reply = make(version=9)
+        metadata = Metadata.from_bytes(reply.timestamp.encode())
+        change(metadata.signed)
+        metadata.sign(world.director["timestamp"])
+        return replace(reply, timestamp=metadata.to_bytes().decode())
+
+    world.on_poll = lie
+
+
+@pytest.mark.parametrize("issued", [None, "yesterday", 5])
+def test_a_director_that_does_not_say_when(world, issued):
+    change_director(world, lambda signed: signed.unrecognized_fields.update({"x-issued": issued}))
+    refused(world, MalformedMetadataError)
+
+
+def change_target(world, monkeypatch, **changes):
+    """Publish a release whose primary target is signed otherwise than its manifest says."""
+    manifest = world.release("1.1", 2)
+    (path, target), *_ = repository.release_targets(manifest).items()
+    facts = {"length": target.length, "hashes": target.hashes, "custom": target.custom, **changes}
+    targets = {
+        path: TargetFile(
+            facts["length"], facts["hashes"], path, {} if facts["custom"] is None else {"custom": facts["custom"]}
+        )
+    }
+    monkeypatch.setattr(repository, "release_targets", lambda manifest: targets)
+    world.image.publish()
+    return manifest
+
+
+@pytest.mark.parametrize("custom", [None, {"v": 1}, {"v": "1"}])
+def test_a_target_without_a_manifest(world, monkeypatch, custom):
+    change_target(world, monkeypatch, custom=custom)
+    about_the_attempt(world, MalformedMetadataError)
+
+
+def test_a_manifest_and_a_target_that_differ(world, monkeypatch):
+    manifest = change_target(world, monkeypatch, length=6)
+    world.assign(manifest, length_bytes=6)
+    about_the_attempt(world, DisagreementError)
+
+
+def test_a_target_path_outside_the_grammar(world):
+    world.assign(world.release("1.1", 2), target="thermo/../image.bin")
+    about_the_attempt(world, MalformedMetadataError)
+
+
+def test_a_weak_digest_on_both_sides(world, monkeypatch):
+    """Case 27."""
+    manifest = change_target(world, monkeypatch, hashes={"md5": "0" * 32})
+
+    def agree(request, make):
+        reply = make(version=9)
+        metadata = Metadata.from_bytes(reply.targets.encode())
+        for target in metadata.signed.targets.values():
+            target.hashes = {"md5": "0" * 32}
+        metadata.sign(world.director["targets"])
+        return replace(reply, targets=metadata.to_bytes().decode())
+
+    world.on_poll = agree
+    assert manifest.version == "1.1"
+    about_the_attempt(world, MalformedMetadataError)
+
+
+def test_the_image_repository_alone(world):
+    """What a small fleet or a USB stick would use: the same walk without its first nine steps."""
+    manifest = world.release("1.1", 2, assign=False)
+    client = TrustedClient(
+        disk=world.disk,
+        directory=world.directory / "stick",
+        anchor=world.image.files["1.root.json"],
+        source=TransportSource(world, world.device_clock, payload_deadline_s=60),
+        floors=world.floors,
+        metadata_url=f"{SERVER}/v1/image/metadata/",
+        reference_time=NOON,
+    )
+    device = Device(world.device_id, "thermo", HARDWARE, 1, frozenset({"whole/1"}), 1, 0)
+    target = manifest.payloads[0].target
+    found = verify_release(client, target, payload=target, device=device)
+    assert (found.manifest, found.payload) == (manifest, manifest.payloads[0])
+
+
+def test_the_director_has_no_targets_to_fetch(world):
+    source = _ReplySource(world.make(nonce=b"0" * 16), TransportSource(world, world.clock, payload_deadline_s=1))
+    with pytest.raises(RuntimeError):
+        source.stream("https://x", offset=0, length_bytes=1)

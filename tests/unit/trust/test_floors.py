@@ -184,3 +184,9 @@ def test_values_are_immutable(stored):
     with pytest.raises(AttributeError):
         stored.load().sequence_number = 0
     assert replace(stored.load(), sequence_number=1).sequence_number == 1
+
+
+def test_floors_that_do_not_fit_their_file_are_refused(floors):
+    with pytest.raises(TooLargeError):
+        floors.store_roles(IMAGE, versions={"x" * 300_000: 1}, keyids={})
+    assert not floors.exist()
