@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from firmament.agent.contact import BEFORE_TRIAL, Contact
 from firmament.agent.events import Asked, Trouble
 from firmament.agent.fetching import Fetching, StoppedError, reason_for
 from firmament.agent.ledger import Ledger
@@ -26,14 +27,11 @@ from firmament.agent.policy import (
     Verdict,
     backoff_s,
     decide,
-    next_poll_s,
 )
-from firmament.agent.ports import Offer, Running
-from firmament.agent.record import Attempt, Ended, Reason
+from firmament.agent.record import Ended, Reason
 from firmament.agent.slots.port import CHECKPOINT_BYTES
 from firmament.agent.status import Status, status_of
 from firmament.agent.trial import Trial
-from firmament.core.ids import UUID, AttemptId
 from firmament.errors import (
     ApplicabilityError,
     FirmamentError,
@@ -46,12 +44,12 @@ from firmament.errors import (
     error_for_code,
 )
 from firmament.log import logger
-from firmament.protocol.v1.messages import MAX_REPORTS
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from firmament.agent.parts import Parts
+    from firmament.core.ids import AttemptId
 
 log = logger("agent.agent")
 
@@ -63,8 +61,6 @@ RESTART_GRACE_S: Final = 300.0
 # systemd gives services 90 s to stop; a machine that still runs after this did not go down.
 MAX_COMMAND_TRIES: Final = 3
 # A command retries what a moment may mend; the daemon has all the time in the world.
-BEFORE_TRIAL: Final = frozenset({State.OFFERED, State.WAITING, State.FETCHING, State.VERIFIED})
-"""States in which the server may still withdraw the release, and the owner decline it."""
 
 
 class Agent:
@@ -75,6 +71,7 @@ class Agent:
         self._ledger = Ledger(parts)
         self._fetching = Fetching(parts, self._ledger, checkpoint_bytes=checkpoint_bytes)
         self._trial = Trial(parts, self._ledger)
+        self._contact = Contact(parts, self._ledger, self._trial, self._fetching)
         self._surroundings = Surroundings(parts.disk, parts.policy, storage=parts.state_directory)
         self._is_started = False
         self._verdict = Verdict()
@@ -82,11 +79,7 @@ class Agent:
         self._verified: AttemptId | None = None
         """The attempt whose slot was read back in this life of the agent."""
         self._failures = 0
-        self._poll_failures = 0
-        self._send_failures = 0
-        self._poll_at_s = 0.0
         self._step_at_s = 0.0
-        self._send_at_s = 0.0
 
     # --- the daemon ------------------------------------------------------------------------
 
@@ -105,8 +98,11 @@ class Agent:
         self._ledger.open()
         if self._ledger.state is State.IDLE:
             self._reconcile()
-        first = self._parts.policy.first_poll_within_s
-        self._poll_at_s = self._now_s() + (self._parts.chance.uniform(0, first) if first else 0.0)
+        elif self._ledger.state is State.VERIFIED and self._trial.is_booted():
+            # Armed, and started before that was written down: a trial has begun, and from here on
+            # nobody can withdraw it.
+            self._trial.stage()
+        self._contact.begin()
         self._is_started = True
         log.info("agent.started", state=self._ledger.state, booted=self._parts.boot.booted())
 
@@ -118,8 +114,8 @@ class Agent:
                 return self._step_at_s - self._now_s()
             self._trial.is_restarting = False
         if self._ledger.state is not State.TRIAL:
-            self._deliver()
-        if self._now_s() >= self._poll_at_s and self._may_poll():
+            self._contact.deliver()
+        if self._contact.may_poll and self._now_s() >= self._contact.poll_at_s:
             self._poll_quietly()
         while self._now_s() >= self._step_at_s and not self._parts.should_stop():
             wait_s = self._step_quietly()
@@ -129,16 +125,16 @@ class Agent:
             if wait_s:
                 self._step_at_s = self._now_s() + wait_s
         due = [self._step_at_s]
-        if self._may_poll():
-            due.append(self._poll_at_s)
+        if self._contact.may_poll:
+            due.append(self._contact.poll_at_s)
         if self._ledger.state is not State.TRIAL:
-            self._deliver()
-            due += [self._send_at_s] if self._ledger.record.outbox else []
+            self._contact.deliver()
+            due += [self._contact.send_at_s] if self._ledger.record.outbox else []
         return max(0.0, min(due) - self._now_s())
 
     def poll_soon(self) -> None:
         """Poll at the next tick: somebody hinted that there is something."""
-        self._poll_at_s = self._now_s()
+        self._contact.poll_at_s = self._now_s()
 
     # --- commands --------------------------------------------------------------------------
 
@@ -146,7 +142,7 @@ class Agent:
         """Ask the server; raises NothingToDoError, or why what is offered is refused."""
         self.start()
         self._poll()
-        self._deliver()
+        self._contact.deliver()
         if self._ledger.state is State.IDLE:
             raise NothingToDoError("There is no release to install", running=self._version())
         return self.status()
@@ -201,6 +197,8 @@ class Agent:
         raises NothingToDoError when it does not, ReadBackError when it is damaged.
         """
         self.start()
+        if self._ledger.state is State.STAGED and self._trial.is_booted():
+            self._trial.restart()  # not yet written down, but it is a trial
         state = self._ledger.state
         if state is State.TRIAL:
             self._trial.decide_to_go_back(Event.REVERT_ASKED, Reason("slot/reverted", "A person asked for it"))
@@ -243,104 +241,20 @@ class Agent:
 
     # --- polling and reports ---------------------------------------------------------------
 
-    def _may_poll(self) -> bool:
-        return self._ledger.state is State.IDLE or self._ledger.state in BEFORE_TRIAL
-
     def _poll_quietly(self) -> None:
         try:
             self._poll()
         except FirmamentError as error:
-            self._poll_failures += 1
-            wait_s = backoff_s(self._poll_failures, self._parts.chance)
-            self._poll_at_s = self._now_s() + wait_s
-            self._say_trouble(error, wait_s)
+            self._say_trouble(error, self._contact.poll_at_s - self._now_s())
 
     def _poll(self) -> None:
-        """Ask the server and take up, go on with, or give up what it names."""
-        record = self._ledger.record
-        running = record.running
         try:
-            answer = self._parts.link.poll(
-                Running(
-                    version=running.version if running is not None else "",
-                    sequence_number=running.sequence_number if running is not None else 0,
-                    image_digest=str(running.image.digest) if running is not None else "",
-                    boot_id=self._parts.boot.boot_id(),
-                    attributes=self._parts.attributes,
-                )
-            )
-        except (TrustError, ApplicabilityError) as error:
-            self._refuse(error, str(error.facts.get("attempt_id", "")))
+            self._contact.poll()
+        except (TrustError, ApplicabilityError):
+            self._settle()
             raise
-        if answer.offer is not None:
-            try:
-                self._fetching.check_applicable(answer.offer.manifest, answer.offer.payload)
-            except ApplicabilityError as error:
-                self._refuse(error, answer.offer.attempt_id)
-                raise
-        self._poll_failures = 0
-        self._poll_at_s = self._now_s() + next_poll_s(self._parts.policy, answer.poll_after_s, self._parts.chance)
-        log.info("poll.answered", offered=answer.offer.manifest.release_id if answer.offer else None)
-        self._take_up(answer.offer)
-
-    def _take_up(self, offer: Offer | None) -> None:
-        ledger = self._ledger
-        in_hand = ledger.record.attempt
-        if (
-            in_hand is not None
-            and ledger.state in BEFORE_TRIAL
-            and (offer is None or offer.attempt_id != in_hand.attempt_id)
-        ):
-            self._trial.disarm()
-            ledger.go(Event.OFFER_WITHDRAWN)
-        if offer is None or ledger.state is not State.IDLE:
-            return
-        ended = ledger.record.has_ended(offer.attempt_id)
-        if ended is not None:
-            # It ended here; the server has not heard, or has forgotten. Never begin it again.
-            ledger.tell_again(ended)
-            return
-        ledger.begin(
-            Event.OFFER_VERIFIED,
-            Attempt(
-                attempt_id=offer.attempt_id,
-                manifest=offer.manifest,
-                payload=offer.payload.target,
-                key_wrap=offer.key_wrap,
-                issued_at=offer.issued_at,
-            ),
-        )
-        self._step_at_s = self._now_s()
-
-    def _refuse(self, error: TrustError | ApplicabilityError, named: str) -> None:
-        """Record the refusal of an attempt, once; an error that names none is only raised."""
-        attempt_id, ledger = AttemptId(named), self._ledger
-        if not UUID.fullmatch(named) or ledger.record.has_ended(attempt_id) is not None:
-            return
-        log.warning("offer.refused", attempt_id=attempt_id, code=error.code, problem=error.problem)
-        in_hand = ledger.record.attempt
-        if in_hand is not None and ledger.state in BEFORE_TRIAL:
-            self._trial.disarm()
-            if in_hand.attempt_id == attempt_id:
-                ledger.go(Event.OFFER_REFUSED, reason=reason_for(error))
-            else:
-                ledger.go(Event.OFFER_WITHDRAWN)
-        if ledger.state is State.IDLE:
-            ledger.begin(Event.OFFER_REFUSED, Attempt(attempt_id, reason=reason_for(error)))
-        self._settle()
-
-    def _deliver(self) -> None:
-        """Send what waits in the outbox; failing is no trouble, it stays there."""
-        outbox = self._ledger.record.outbox
-        if not outbox or self._now_s() < self._send_at_s:
-            return
-        try:
-            self._ledger.forget(self._parts.link.send(outbox[:MAX_REPORTS]))
-        except FirmamentError as error:
-            log.info("report.not-sent", code=error.code, problem=error.problem, waiting=len(outbox))
-        self._send_failures = self._send_failures + 1 if self._ledger.record.outbox else 0
-        if self._send_failures:
-            self._send_at_s = self._now_s() + backoff_s(self._send_failures, self._parts.chance)
+        if self._ledger.state is State.OFFERED:
+            self._step_at_s = self._now_s()
 
     # --- the steps -------------------------------------------------------------------------
 
@@ -377,7 +291,7 @@ class Agent:
             case State.VERIFIED:
                 return self._stage()
             case State.STAGED:
-                self._deliver()
+                self._contact.deliver()
                 self._trial.restart()
                 return 0.0
             case State.TRIAL:
@@ -391,16 +305,13 @@ class Agent:
         if verdict.is_met:
             slot = self._parts.boot.booted().other
             self._ledger.go(Event.CONDITIONS_MET, slot=slot, offset=0)
-            self._deliver()
+            self._contact.deliver()
             return 0.0
         return self._wait(verdict)
 
     def _stage(self) -> float:
         """Arm the other slot, once the conditions for a restart are met and the image is still there."""
         attempt_id = self._ledger.attempt.attempt_id
-        if self._trial.is_booted():  # armed before the power went, and already tried
-            self._trial.stage()
-            return 0.0
         verdict = self._judge(Step.RESTART)
         if not verdict.is_met:
             return self._wait(verdict)
@@ -452,7 +363,7 @@ class Agent:
             # Only now: a floor above what runs would shut out the image a fallback returns to.
             self._parts.floors.raise_sequence(manifest.sequence_number)
         if ledger.state in FINAL:
-            self._deliver()
+            self._contact.deliver()
             ledger.go(Event.SETTLED)
             self._verdict = Verdict()
 
@@ -532,11 +443,11 @@ class Agent:
                 continue
             self._restart_or_go_on()
             if wait_s and self._ledger.state in BEFORE_TRIAL and self._verdict.error is not None:
-                self._deliver()  # before a trial only a missing condition makes it wait
+                self._contact.deliver()  # before a trial only a missing condition makes it wait
                 raise self._verdict.error
             if wait_s:
                 self._parts.clock.sleep(wait_s)
-        self._deliver()
+        self._contact.deliver()
 
     def _restart_or_go_on(self) -> None:
         if self._trial.is_restarting:

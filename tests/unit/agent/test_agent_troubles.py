@@ -372,6 +372,31 @@ def test_a_slot_that_somebody_disarmed_is_armed_again():
     assert world.result().status == "confirmed"
 
 
+def test_a_trial_that_began_unrecorded_cannot_be_withdrawn():
+    """The power went between arming and its record, the new image started, the server changed its mind."""
+    world = device()
+    agent = world.start()
+    agent.download()
+    agent._parts.boot.arm(Label.B)
+    server_of(world).assignment = None
+    world.disk.lose_power()
+    world.settle()
+    assert (world.result().booted_new, world.result().status) == (True, "confirmed")
+
+
+def test_a_trial_that_began_unrecorded_is_ended_like_any_other():
+    world = device()
+    with pytest.raises(RestartNeededError):
+        world.start().run_all()
+    agent = after_restart(world)
+    assert (agent.status().state, agent.status().booted) == (State.STAGED, Label.B)
+    with pytest.raises(RestartNeededError):
+        agent.revert()
+    world.disk.lose_power()
+    world.settle()
+    assert (world.result().booted_new, world.result().status) == (False, "reverted")
+
+
 def test_an_agent_that_crashes_on_trial_goes_back():
     world = device()
     with pytest.raises(RestartNeededError):

@@ -1,0 +1,157 @@
+"""The agent's contact with its server: polls that take offers up or give them up, and reports.
+
+Everything here happens before a trial or after it; while a new image is on trial nobody waits for
+the network. An offer is taken up once: an attempt that ended here, however it ended, is never
+begun again; a person assigns the release anew, which makes a new attempt.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from firmament.agent.fetching import reason_for
+from firmament.agent.machine import Event, State
+from firmament.agent.policy import backoff_s, next_poll_s
+from firmament.agent.ports import Running
+from firmament.agent.record import Attempt
+from firmament.core.ids import UUID, AttemptId
+from firmament.errors import ApplicabilityError, FirmamentError, TrustError
+from firmament.log import logger
+from firmament.protocol.v1.messages import MAX_REPORTS
+
+if TYPE_CHECKING:
+    from firmament.agent.fetching import Fetching
+    from firmament.agent.ledger import Ledger
+    from firmament.agent.parts import Parts
+    from firmament.agent.ports import Answer, Offer
+    from firmament.agent.trial import Trial
+
+log = logger("agent.contact")
+
+BEFORE_TRIAL: Final = frozenset({State.OFFERED, State.WAITING, State.FETCHING, State.VERIFIED})
+"""States in which the server may still withdraw the release, and the owner decline it."""
+
+
+class Contact:
+    """Polls and delivers; `poll_at_s` and `send_at_s` (monotonic) say when it is time again."""
+
+    def __init__(self, parts: Parts, ledger: Ledger, trial: Trial, fetching: Fetching) -> None:
+        self._parts = parts
+        self._ledger = ledger
+        self._trial = trial
+        self._fetching = fetching
+        self._poll_failures = 0
+        self._send_failures = 0
+        self.poll_at_s = 0.0
+        self.send_at_s = 0.0
+
+    @property
+    def may_poll(self) -> bool:
+        """Whether an answer could change anything now."""
+        return self._ledger.state is State.IDLE or self._ledger.state in BEFORE_TRIAL
+
+    def begin(self) -> None:
+        """Choose when to poll first."""
+        first = self._parts.policy.first_poll_within_s
+        self.poll_at_s = self._now_s() + (self._parts.chance.uniform(0, first) if first else 0.0)
+
+    def poll(self) -> None:
+        """Ask the server and take up, go on with, or give up what it names.
+
+        Raises TransferError, or why what is named is refused; a refusal that names an attempt is
+        recorded first. Every failure sets the next poll later.
+        """
+        try:
+            answer = self._ask()
+        except FirmamentError:
+            self._poll_failures += 1
+            self.poll_at_s = self._now_s() + backoff_s(self._poll_failures, self._parts.chance)
+            raise
+        self._poll_failures = 0
+        self.poll_at_s = self._now_s() + next_poll_s(self._parts.policy, answer.poll_after_s, self._parts.chance)
+        log.info("poll.answered", offered=answer.offer.manifest.release_id if answer.offer else None)
+        self._take_up(answer.offer)
+
+    def _ask(self) -> Answer:
+        record = self._ledger.record
+        running = record.running
+        try:
+            answer = self._parts.link.poll(
+                Running(
+                    version=running.version if running is not None else "",
+                    sequence_number=running.sequence_number if running is not None else 0,
+                    image_digest=str(running.image.digest) if running is not None else "",
+                    boot_id=self._parts.boot.boot_id(),
+                    attributes=self._parts.attributes,
+                )
+            )
+        except (TrustError, ApplicabilityError) as error:
+            self._refuse(error, str(error.facts.get("attempt_id", "")))
+            raise
+        if answer.offer is not None:
+            try:
+                self._fetching.check_applicable(answer.offer.manifest, answer.offer.payload)
+            except ApplicabilityError as error:
+                self._refuse(error, answer.offer.attempt_id)
+                raise
+        return answer
+
+    def _take_up(self, offer: Offer | None) -> None:
+        ledger = self._ledger
+        in_hand = ledger.record.attempt
+        if (
+            in_hand is not None
+            and ledger.state in BEFORE_TRIAL
+            and (offer is None or offer.attempt_id != in_hand.attempt_id)
+        ):
+            self._trial.disarm()
+            ledger.go(Event.OFFER_WITHDRAWN)
+        if offer is None or ledger.state is not State.IDLE:
+            return
+        ended = ledger.record.has_ended(offer.attempt_id)
+        if ended is not None:
+            # It ended here; the server has not heard, or has forgotten. Never begin it again.
+            ledger.tell_again(ended)
+            return
+        ledger.begin(
+            Event.OFFER_VERIFIED,
+            Attempt(
+                attempt_id=offer.attempt_id,
+                manifest=offer.manifest,
+                payload=offer.payload.target,
+                key_wrap=offer.key_wrap,
+                issued_at=offer.issued_at,
+            ),
+        )
+
+    def _refuse(self, error: TrustError | ApplicabilityError, named: str) -> None:
+        """Record the refusal of an attempt, once; an error that names none is only raised."""
+        attempt_id, ledger = AttemptId(named), self._ledger
+        if not UUID.fullmatch(named) or ledger.record.has_ended(attempt_id) is not None:
+            return
+        log.warning("offer.refused", attempt_id=attempt_id, code=error.code, problem=error.problem)
+        in_hand = ledger.record.attempt
+        if in_hand is not None and ledger.state in BEFORE_TRIAL:
+            self._trial.disarm()
+            if in_hand.attempt_id == attempt_id:
+                ledger.go(Event.OFFER_REFUSED, reason=reason_for(error))
+            else:
+                ledger.go(Event.OFFER_WITHDRAWN)
+        if ledger.state is State.IDLE:
+            ledger.begin(Event.OFFER_REFUSED, Attempt(attempt_id, reason=reason_for(error)))
+
+    def deliver(self) -> None:
+        """Send what waits in the outbox; failing is no trouble, it stays there."""
+        outbox = self._ledger.record.outbox
+        if not outbox or self._now_s() < self.send_at_s:
+            return
+        try:
+            self._ledger.forget(self._parts.link.send(outbox[:MAX_REPORTS]))
+        except FirmamentError as error:
+            log.info("report.not-sent", code=error.code, problem=error.problem, waiting=len(outbox))
+        self._send_failures = self._send_failures + 1 if self._ledger.record.outbox else 0
+        if self._send_failures:
+            self.send_at_s = self._now_s() + backoff_s(self._send_failures, self._parts.chance)
+
+    def _now_s(self) -> float:
+        return self._parts.clock.monotonic_s()
