@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from firmament.cli.common import output, output_options, read_secret_file, session_file
-from firmament.cli.operator_client import OperatorClient, connect, server_address, server_options
+from firmament.cli.operator_client import connect, server_address, server_options
 from firmament.durable import RealDisk, replace_durably
 from firmament.errors import PassphraseError
+from firmament.release.remote import OperatorApi
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,7 +107,7 @@ def login(
     del token_file
     address = server_address(server_url, ca, workspace)
     password = read_password(password_file, prompt=f"Password of {name}", confirm=False)
-    with OperatorClient(address, None) as client:
+    with OperatorApi(address.url, token=None, ca=address.ca) as client:
         answer = client.call("POST", "/api/v1/login", {"name": name, "password": password})
     path = (out or session_file()).absolute()
     _store_secret(path, answer["token"])

@@ -1,30 +1,19 @@
-"""The operator API from the command line: one small client, problems become this house's errors."""
+"""Which server a command means, and the client for it (release/remote.py)."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
 import click
-import urllib3
 
 from firmament.cli.common import read_token
 from firmament.core import toml
-from firmament.core.canonical import decode_object
 from firmament.durable import RealDisk, read_file
-from firmament.errors import (
-    FileError,
-    FirmamentError,
-    HttpStatusError,
-    LengthExceededError,
-    SettingError,
-    TlsError,
-    UnreachableError,
-    error_for_code,
-)
+from firmament.errors import FileError, FirmamentError, SettingError
+from firmament.release.remote import OperatorApi
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,8 +21,6 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound="Callable[..., Any]")
 
 MAX_SETTINGS_LENGTH_BYTES: Final = 64 * 1024
-MAX_ANSWER_LENGTH_BYTES: Final = 16 * 1024 * 1024
-TIMEOUT_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,79 +88,12 @@ def server_address(server_url: str | None, ca: Path | None, workspace: Path | No
     return ServerAddress(str(url).rstrip("/"), ca)
 
 
-class OperatorClient:
-    """Speaks for one operator token."""
-
-    def __init__(self, address: ServerAddress, token: str | None) -> None:
-        self._address = address
-        self._headers = {"accept": "application/json"}
-        if token is not None:
-            self._headers["authorization"] = f"Bearer {token}"
-        self._pool = urllib3.PoolManager(
-            num_pools=1,
-            ca_certs=str(address.ca) if address.ca else None,
-            cert_reqs="CERT_REQUIRED",
-            retries=False,
-            timeout=urllib3.Timeout(total=TIMEOUT_S),
-        )
-
-    def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Ask once; return the JSON object (empty for 204).
-
-        Raises the error class that the server's problem names, or a TransferError.
-        """
-        headers = dict(self._headers)
-        data = None
-        if body is not None:
-            data = json.dumps(body).encode()
-            headers["content-type"] = "application/json"
-        try:
-            response = self._pool.request(
-                method, self._address.url + path, body=data, headers=headers, redirect=False, preload_content=False
-            )
-            try:
-                answer = response.read(MAX_ANSWER_LENGTH_BYTES + 1)
-            finally:
-                response.close()
-        except urllib3.exceptions.SSLError as error:
-            raise TlsError(
-                "The server's certificate is not accepted", server=self._address.url, reason=error
-            ) from error
-        except urllib3.exceptions.HTTPError as error:
-            raise UnreachableError("The server does not answer", server=self._address.url, reason=error) from error
-        if len(answer) > MAX_ANSWER_LENGTH_BYTES:
-            raise LengthExceededError("The server's answer is too long", limit_bytes=MAX_ANSWER_LENGTH_BYTES)
-        value = decode_object(answer, limit_bytes=MAX_ANSWER_LENGTH_BYTES, what="The answer") if answer else {}
-        if response.status >= 300:  # noqa: PLR2004 - HTTP's own number
-            raise _problem(response.status, value)
-        return value
-
-    def close(self) -> None:
-        """Give the connection back."""
-        self._pool.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def connect(server_url: str | None, ca: Path | None, workspace: Path | None, token_file: Path | None) -> OperatorClient:
+def connect(server_url: str | None, ca: Path | None, workspace: Path | None, token_file: Path | None) -> OperatorApi:
     """Make a client from the options of `server_options`; raises SettingError, UnauthenticatedError."""
-    return OperatorClient(server_address(server_url, ca, workspace), read_token(token_file))
+    address = server_address(server_url, ca, workspace)
+    return OperatorApi(address.url, token=read_token(token_file), ca=address.ca)
 
 
 def element(text: str) -> str:
     """Quote one path element."""
     return quote(text, safe="")
-
-
-def _problem(status: int, value: dict[str, Any]) -> FirmamentError:
-    code = value.get("type")
-    if not isinstance(code, str):
-        return HttpStatusError("The server refused", status=status)
-    facts = value.get("facts")
-    return error_for_code(code)(
-        str(value.get("title", "The server refused")), **(facts if isinstance(facts, dict) else {})
-    )

@@ -60,9 +60,9 @@ class ImageState:
 
 
 class OperatorApi:
-    """One server; close it after use."""
+    """One server; close it after use. Without a token only signing in is possible."""
 
-    def __init__(self, url: str, *, token: str, ca: Path | None = None) -> None:
+    def __init__(self, url: str, *, token: str | None, ca: Path | None = None) -> None:
         parts = urlsplit(url)
         if parts.scheme != "https" or not parts.hostname or parts.query or parts.fragment:
             raise SettingError("The server's address must be https://host[:port]", url=url)
@@ -135,7 +135,9 @@ class OperatorApi:
         headers: Mapping[str, str] | None = None,
         accept: tuple[int, ...] = (),
     ) -> tuple[int, bytes]:
-        sent = {"Authorization": f"Bearer {self._token}", "Accept": "application/json", **(headers or {})}
+        sent = {"Accept": "application/json", **(headers or {})}
+        if self._token is not None:
+            sent["Authorization"] = f"Bearer {self._token}"
         with _mapped_errors(self._url):
             response = self._pool.request(
                 method,
