@@ -155,7 +155,7 @@ def test_a_signer_that_dies_is_started_again_and_still_remembers(tmp_path):
         before = world.admin.ask("GET", "/api/v1/image/state").json
         world.publish_release("thermo", "1.0", 1, b"one")
         after = world.admin.ask("GET", "/api/v1/image/state").json
-        assert after["timestamp_version"] == before["timestamp_version"] + 1
+        assert after["timestamp_version"] > before["timestamp_version"]
     finally:
         world.close()
 

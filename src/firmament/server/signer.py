@@ -140,7 +140,7 @@ class OnlineSigner:
                 )
         now = self._clock.now()
         return self._sign(
-            replace(self.state, versions=dict(versions), snapshot=self.state.snapshot + 1, snapshot_at=now), now
+            replace(self.state, versions=dict(versions), snapshot=_next(self.state.snapshot, now), snapshot_at=now), now
         )
 
     def refresh(self, snapshot: int, versions: dict[str, int]) -> dict[str, Any]:
@@ -161,13 +161,13 @@ class OnlineSigner:
                     "What was signed last is not what is served", signed=state.snapshot, served=snapshot
                 ) from error
         if now >= state.snapshot_at + SNAPSHOT_LIFETIME - SNAPSHOT_RENEW_BEFORE:
-            return self._sign(replace(state, snapshot=state.snapshot + 1, snapshot_at=now), now)
+            return self._sign(replace(state, snapshot=_next(state.snapshot, now), snapshot_at=now), now)
         if now >= state.timestamp_at + TIMESTAMP_RENEW_AFTER:
             return self._sign(state, now)
         return {"files": {}}
 
     def _sign(self, state: SignerState, now: datetime) -> dict[str, Any]:
-        state = replace(state, timestamp=state.timestamp + 1, timestamp_at=now)
+        state = replace(state, timestamp=_next(state.timestamp, now), timestamp_at=now)
         replace_durably(self._disk, self._path, canonical.encode(state.to_json()))
         is_new_snapshot = state.snapshot != self.state.snapshot
         self.state = state
@@ -184,6 +184,15 @@ class OnlineSigner:
         repository.sign(timestamp, self._timestamp)
         files[repository.TIMESTAMP_FILE] = repository.encode(timestamp).decode()
         return {"files": files, "snapshot_version": state.snapshot, "timestamp_version": state.timestamp}
+
+
+def _next(version: int, now: datetime) -> int:
+    """Return the next version, as the director's never below the clock.
+
+    A server that was restored as a whole from a backup has forgotten what it signed since; counting
+    on from there would be a rollback for every device that saw more (case 64).
+    """
+    return max(version + 1, int(now.timestamp()))
 
 
 def answer(signer: OnlineSigner, message: bytes) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from firmament.server.keys import make_key
 from firmament.server.signer import MAX_CATCH_UP, OnlineSigner, answer, become, receive, send
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+FIRST = int(NOW.timestamp())
+"""Versions are never below the clock."""
 
 
 @pytest.fixture
@@ -36,24 +38,25 @@ def signer(directory, clock):
 
 
 def test_versions_rise_with_every_publish_and_survive_a_restart(signer, directory, clock):
-    assert signer.publish({"targets": 1})["snapshot_version"] == 1
-    assert signer.publish({"targets": 1, "thermo": 4})["snapshot_version"] == 2
+    assert signer.publish({"targets": 1})["snapshot_version"] == FIRST
+    assert signer.publish({"targets": 1, "thermo": 4})["snapshot_version"] == FIRST + 1
     again = OnlineSigner(RealDisk(), directory, clock)
     with pytest.raises(RollbackError):
         again.publish({"targets": 1, "thermo": 3})
     with pytest.raises(RollbackError):
         again.publish({"targets": 1})  # a role may not disappear
     found = again.publish({"targets": 1, "thermo": 4})
-    assert (found["snapshot_version"], found["timestamp_version"]) == (3, 3)
+    assert (found["snapshot_version"], found["timestamp_version"]) == (FIRST + 2, FIRST + 2)
 
 
 def test_it_renews_daily_and_the_snapshot_before_it_expires(signer, clock):
     signer.publish({"targets": 1})
-    assert signer.refresh(1, {"targets": 1})["files"] == {}
+    assert signer.refresh(FIRST, {"targets": 1})["files"] == {}
     clock.advance(timedelta(days=1).total_seconds())
-    assert set(signer.refresh(1, {"targets": 1})["files"]) == {"timestamp.json"}
+    assert set(signer.refresh(FIRST, {"targets": 1})["files"]) == {"timestamp.json"}
     clock.advance(timedelta(days=6).total_seconds())
-    assert set(signer.refresh(1, {"targets": 1})["files"]) == {"2.snapshot.json", "timestamp.json"}
+    week_later = int(clock.now().timestamp())
+    assert set(signer.refresh(FIRST, {"targets": 1})["files"]) == {f"{week_later}.snapshot.json", "timestamp.json"}
 
 
 def test_nothing_is_signed_before_the_first_publish(signer):
@@ -64,17 +67,39 @@ def test_a_publish_that_was_cut_short_is_not_repaired_backwards(signer):
     signer.publish({"targets": 1, "thermo": 1})
     signer.publish({"targets": 1, "thermo": 2})  # signed, and then the server died
     with pytest.raises(TornPublishError):
-        signer.refresh(1, {"targets": 1, "thermo": 1})
-    found = signer.refresh(1, {"targets": 1, "thermo": 2})
-    assert found["snapshot_version"] == 3
+        signer.refresh(FIRST, {"targets": 1, "thermo": 1})
+    found = signer.refresh(FIRST, {"targets": 1, "thermo": 2})
+    assert found["snapshot_version"] == FIRST + 2
+
+
+def test_a_server_restored_as_a_whole_is_ahead_of_what_devices_saw(directory, clock):
+    """Case 64: the backup holds the signer's own memory as well; only the clock knows better."""
+    signer = OnlineSigner(RealDisk(), directory, clock)
+    signer.publish({"targets": 1})
+    backup = (directory / "state.json").read_bytes()
+    clock.advance(3600)
+    seen = [signer.publish({"targets": 1, "thermo": number}) for number in (1, 2, 3)][-1]
+    (directory / "state.json").write_bytes(backup)
+    clock.advance(60)
+    restored = OnlineSigner(RealDisk(), directory, clock)
+    found = restored.publish({"targets": 1, "thermo": 4})
+    assert found["snapshot_version"] > seen["snapshot_version"]
+    assert found["timestamp_version"] > seen["timestamp_version"]
+
+
+def test_a_clock_that_is_behind_costs_nothing_but_its_help(signer, clock):
+    signer.publish({"targets": 1})
+    clock.set(datetime(1970, 1, 2, tzinfo=UTC))
+    assert signer.publish({"targets": 1, "thermo": 1})["snapshot_version"] == FIRST + 1
 
 
 def test_a_restored_signer_goes_on_above_what_is_served_but_not_for_ever(signer):
-    signer.adopt(7, 9)
+    signer.publish({"targets": 1})
+    signer.adopt(FIRST + 7, FIRST + 9)
     found = signer.publish({"targets": 1})
-    assert (found["snapshot_version"], found["timestamp_version"]) == (8, 10)
+    assert (found["snapshot_version"], found["timestamp_version"]) == (FIRST + 8, FIRST + 10)
     signer.adopt(2**40, 2**40)
-    assert signer.publish({"targets": 1})["snapshot_version"] == 8 + MAX_CATCH_UP + 1
+    assert signer.publish({"targets": 1})["snapshot_version"] == FIRST + 8 + MAX_CATCH_UP + 1
 
 
 def test_the_number_is_recorded_before_the_signature_leaves(signer, directory, monkeypatch):
