@@ -58,6 +58,7 @@ class Fetching:
         self._parts = parts
         self._ledger = ledger
         self._checkpoint_bytes = checkpoint_bytes
+        self._began_at = 0
 
     def check_applicable(self, manifest: Manifest, payload: Payload) -> None:
         """Raise ApplicabilityError when this device has nothing that could install it."""
@@ -115,6 +116,7 @@ class Fetching:
         assert image is not None
         payload = ledger.attempt.chosen
         self.check_applicable(image, payload)
+        self._began_at = ledger.attempt.offset
         if ledger.attempt.offset:
             offset = slot.resume(image.image, ledger.attempt.offset)
             if offset < ledger.attempt.offset:
@@ -122,6 +124,7 @@ class Fetching:
         else:
             slot.begin(image.image)
             offset = 0
+        self._began_at = offset
         log.info("fetch.begun", attempt_id=ledger.attempt.attempt_id, slot=slot.label, offset=offset)
         self._transfer(slot, payload, offset)
         slot.finish()
@@ -163,8 +166,8 @@ class Fetching:
 
     def _reject(self, error: TrustError) -> None:
         """Refuse bytes that are not the signed ones; but once more from 0 if some lay here for a while."""
-        resumed = self._ledger.attempt.offset > 0
-        if isinstance(error, DigestMismatchError) and resumed:
+        # Not the journal's offset: that grew with every checkpoint of this very run.
+        if isinstance(error, DigestMismatchError) and self._began_at:
             self._start_over(error, Event.IMAGE_REJECTED)
         else:
             self._ledger.go(Event.IMAGE_REJECTED, reason=reason_for(error))

@@ -263,6 +263,7 @@ def test_altered_bytes_are_refused_and_nothing_is_booted():
     assert (statuses(world)[-1], server_of(world).reports[-1].code) == ("refused", "trust/digest-mismatch")
     assert world.agent.history()[-1].status == "refused"
     assert world.starts == 2
+    assert sum(target in request for request in server_of(world).requests) == 1  # fetched once, not again and again
     with pytest.raises(NothingToDoError):
         world.agent.check()
 
