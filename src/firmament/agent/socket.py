@@ -135,11 +135,8 @@ class ControlServer:
         try:
             self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             self._remove_stale()
-            before = os.umask(0o177)  # nobody may connect before the mode is right
-            try:
-                listener.bind(os.fspath(self._path))
-            finally:
-                os.umask(before)
+            os.fchmod(listener.fileno(), OWNER_ONLY)  # the mode the name gets at bind; umask is everybody's
+            listener.bind(os.fspath(self._path))
             self._admit_group()
             listener.listen(MAX_CONNECTIONS)
         except OSError as error:
