@@ -211,10 +211,10 @@ class ControlServer:
     def _request(self, connection: socket.socket) -> Request:
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         _, user_id, _ = _CREDENTIALS.unpack(credentials)
-        if not self._group and user_id not in {0, os.geteuid()}:
-            raise ForbiddenError("This user may not command the agent", user_id=user_id)
         connection.settimeout(REQUEST_TIMEOUT_S)
         data = _read_line(connection, MAX_REQUEST_LENGTH_BYTES)
+        if not self._group and user_id not in {0, os.geteuid()}:
+            raise ForbiddenError("This user may not command the agent", user_id=user_id)
         value = canonical.decode_object(data, limit_bytes=MAX_REQUEST_LENGTH_BYTES, what="request")
         fields = Fields(value, what="request")
         if fields.integer("v") != VERSION:
