@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from firmament.sim.demo.world import Log, World
 
 MEBIBYTE: Final = 1024 * 1024
-RATES_BYTES_PER_S: Final = {THERMO: 6 * MEBIBYTE, GATEWAY: 32 * MEBIBYTE}
-# Two seconds each: slow enough to see the download and to cut the power inside it.
+RATES_BYTES_PER_S: Final = {THERMO: 4 * MEBIBYTE, GATEWAY: 20 * MEBIBYTE}
+# Three seconds each: slow enough to see the download and to cut the power inside it.
 TRIAL_DEADLINE_S: Final = 5
 # A healthy image needs two seconds (two rounds), and on a busy machine some more to start.
 RECONNECT_S: Final = 0.05
@@ -129,7 +129,7 @@ def seen(view: DeviceView, event: dict[str, Any]) -> DeviceView:
                 note=event.get("code", ""),
             )
         case "health-checked":
-            return replace(view, note="healthy" if event["is_healthy"] else f"not healthy: {event['check']}")
+            return replace(view, note="healthy" if event["is_healthy"] else f"not healthy yet: {event['check']}")
         case "trouble":
             return replace(view, note=event["code"])
         case _:

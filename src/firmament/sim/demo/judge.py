@@ -122,13 +122,20 @@ class Judge:
 
     def _require_resumed(self, device: Device, attempt_id: str) -> int:
         """Return the byte at which the download went on; both sides' logs must say that it did."""
-        offsets = [
-            line["offset"]
-            for line in Log(self._world.logs / f"{device.name}.log").new()
-            if line.get("event") == "fetch.begun" and line.get("attempt_id") == attempt_id
-        ]
-        if len(offsets) != 2 or offsets[0] != 0 or offsets[1] < fleet.MEBIBYTE:  # noqa: PLR2004 - before and after the cut
-            raise Differs(f"{device.name}: the download must begin once at 0 and go on later, but began at {offsets}")
+        lives: list[list[int]] = []
+        for line in Log(self._world.logs / f"{device.name}.log").new():
+            if line.get("event") == "agent.started":
+                lives.append([])
+            elif line.get("event") == "fetch.begun" and line.get("attempt_id") == attempt_id:
+                lives[-1].append(line["offset"])
+        fetches = [offsets for offsets in lives if offsets]
+        if len(fetches) != 2:  # noqa: PLR2004 - before and after the cut
+            raise Differs(
+                f"{device.name}: the download must be seen before and after the power cut, but began {fetches}"
+            )
+        before, after = fetches
+        if before[0] != 0 or min(after) < fleet.MEBIBYTE:
+            raise Differs(f"{device.name}: the download began at {before}, after the power cut at {after}")
         self._server_log += self._server.new()
         statuses = [
             line["status"]
@@ -140,8 +147,7 @@ class Judge:
         ]
         if not statuses or statuses[-1] != PARTIAL or statuses.count(OK) > 1:
             raise Differs(f"{device.name}: the server must have sent the rest only, but answered {statuses}")
-        offset: int = offsets[1]
-        return offset
+        return after[0]
 
 
 def require(device: Device, what: str, found: object, expected: object) -> None:
