@@ -146,7 +146,7 @@ def chunks(old, new, scratch):
     return {"bytes": total() - before + (scratch / "index.caibx").stat().st_size}
 
 
-def run(corpus, pairs, large):
+def run(corpus, pairs, large, tools):
     scratch = corpus / "scratch"
     scratch.mkdir(exist_ok=True)
     store = corpus / "results.json"
@@ -160,7 +160,8 @@ def run(corpus, pairs, large):
             odd = (name.endswith("cortex-m4") and short not in CORTEX_M) or (
                 name.endswith("aarch64") and short not in AARCH64
             )
-            if name in rows or odd or (big and (name in NOT_LARGE or not large)):
+            unwanted = tools and name != OURS and name not in tools
+            if name in rows or odd or unwanted or (big and (name in NOT_LARGE or not large)):
                 continue
             if name == OURS:
                 rows[name] = ours(old, new, scratch)
@@ -267,6 +268,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--pairs", default="")
+    parser.add_argument("--tools", default="", help="only these, beside refdelta")
     parser.add_argument("--large", action="store_true")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
     parser.add_argument("--only-report", action="store_true", help="measure nothing, write what is there")
@@ -286,7 +288,7 @@ def main():
             pair: known[pair] for pair in pairs if known.get(pair, {}).get("methods", {}).get(OURS, {}).get("bytes")
         }
     else:
-        results = run(options.corpus, pairs, options.large)
+        results = run(options.corpus, pairs, options.large, list(filter(None, options.tools.split(","))))
     text = report(results, options.command)
     if options.report:
         options.report.write_text(text)

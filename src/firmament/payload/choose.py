@@ -33,7 +33,8 @@ class Bounds:
 
     time_s: float = 1200
     cpu_s: int = 1200
-    memory_bytes: int = 4 * GIB
+    memory_bytes: int = 6 * GIB
+    """Address space, which is more than what is resident."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,19 +85,22 @@ class Applier:
         streams = self._open(cursor, HEAD_STREAMS if frames else HEAD_STREAMS + FRAME_STREAMS)
         sizes = sizes or [(new_length, 0)]
         self._frames = _frame_table(sizes, new_length, cursor.offset, payload_length_bytes)
-        self._read_head([stream.read(stream.left_bytes) for stream in streams[:HEAD_STREAMS]])
+        self._read_head(streams[:HEAD_STREAMS])
 
     def _open(self, cursor: wire.Cursor, count: int) -> list[wire.Stream]:
         head = count != FRAME_STREAMS
         most = wire.MAX_COLUMN_BYTES if head else MAX_FRAME_STREAM_BYTES
         return wire.open_group(self._payload, cursor, count, most_bytes=most)
 
-    def _read_head(self, columns: Sequence[bytes]) -> None:
-        old, new, length = _copies(columns[0], columns[1], columns[2], self._old_length, self.length_bytes)
+    def _read_head(self, streams: Sequence[wire.Stream]) -> None:
+        def column(index: int) -> bytes:
+            return streams[index].read(streams[index].left_bytes)
+
+        old, new, length = _copies(column(0), column(1), column(2), self._old_length, self.length_bytes)
         self._copy_old, self._copy_new, self._copy_length = old, new, length
-        self._old = Regions.decode(columns[3], image_length_bytes=self._old_length)
-        self._new = Regions.decode(columns[4], image_length_bytes=self.length_bytes, like=self._old)
-        keys, values = _corrections(columns[5], columns[6])
+        self._old = Regions.decode(column(3), image_length_bytes=self._old_length)
+        self._new = Regions.decode(column(4), image_length_bytes=self.length_bytes, like=self._old)
+        keys, values = _corrections(column(5), column(6))
         if self._old.rows:
             labels, moves = label_map(*offset_map(old, new, length), self._old, self._new)
             self._labels = Labels(*corrected(labels, moves, keys, values))
@@ -287,7 +290,7 @@ def _copies(
     return old, new, length
 
 
-def _corrections(keys: bytes, values: bytes) -> tuple[list[int], list[int]]:
+def _corrections(keys: bytes, values: bytes) -> tuple[array[int], array[int]]:
     labels, changes = wire.read_varints(keys), wire.read_signed_varints(values)
     if len(labels) != len(changes) or len(labels) > MAX_COPIES:
         raise MalformedPayloadError("A delta has an impossible table of corrections", corrections=len(labels))

@@ -91,7 +91,7 @@ class Regions:
     @classmethod
     def decode(cls, data: bytes, *, image_length_bytes: int, like: Regions | None = None) -> Regions:
         """Read regions; MalformedPayloadError unless they lie in the image, apart and in order."""
-        values = read_signed_varints(data[1:])
+        values = list(read_signed_varints(data[1:]))
         if data[:1] == b"\1" and like is not None:
             known = like.steps()
             if len(values) > len(known):
