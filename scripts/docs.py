@@ -392,10 +392,11 @@ def attack_table(cases: Path, tests: Path) -> str:
         for number in numbers_of_cases(without_head(path.read_text())):
             if number in places:
                 places[number].add(str(path.relative_to(tests)))
-    rows = [
-        [number, *story.split(" | "), " ".join(f"`{place}`" for place in sorted(places[number])) or "not yet"]
-        for number, story in stories.items()
-    ]
+    rows = []
+    for number, story in stories.items():
+        attacker, ending, *also = story.split(" | ")
+        played = sorted(places[number].union(*(each.split() for each in also)))
+        rows.append([number, attacker, ending, " ".join(f"`{place}`" for place in played) or "not yet"])
     return table(["case", "the attacker", "the ending", "played in tests/"], rows)
 
 
@@ -408,8 +409,10 @@ def without_head(text: str) -> str:
 
 
 def numbers_of_cases(text: str) -> set[str]:
-    """``case 25``, ``cases 24, 25 and 27``, ``CASE = 25`` anywhere in a test."""
-    found: set[str] = set()
+    """``test_25_...``, ``test_07_08_...``, ``case 25``, ``cases 24, 25 and 27`` anywhere in a test."""
+    found = {
+        str(int(number)) for name in re.findall(r"def test_((?:\d\d_)+)", text) for number in name.split("_") if number
+    }
     for match in re.finditer(r"\bcases? ?=? ?((?:\d+(?:, | and |-| to )?)+)", text, re.IGNORECASE):
         numbers = match.group(1)
         found.update(re.findall(r"\d+", numbers))
