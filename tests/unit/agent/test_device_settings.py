@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from firmament.agent import installers, kinds
+from firmament.agent import kinds
 from firmament.agent.bootctl.choice import StoredBootControl
 from firmament.agent.bootctl.machine import LinuxMachine
 from firmament.agent.bootctl.settings import Around, boot_control_from_fields
@@ -17,7 +17,7 @@ from firmament.agent.slots.port import Label, Slots
 from firmament.agent.slots.settings import slots_from_fields
 from firmament.core.clock import FixedClock
 from firmament.core.fields import Fields
-from firmament.errors import BootControlError, FirmamentError, MalformedError, NoInstallerError, SettingError
+from firmament.errors import BootControlError, FirmamentError, MalformedError, SettingError
 from firmament.sim.disk import SimDisk
 
 BUNDLE = {"kind": "bundle", "directory": "/opt/app"}
@@ -156,21 +156,6 @@ def test_another_kind_comes_by_entry_point(monkeypatch):
         slots(kind="broken")
     with pytest.raises(SettingError, match="mtd"):
         slots(kind="unknown")
-
-
-def test_the_installer_must_fit_the_slots(monkeypatch):
-    class Manifest:
-        installer = "bundle"
-
-    installers.require_installer(Manifest, "bundle")
-    for kind in ("image", "mtd"):
-        with pytest.raises(NoInstallerError):
-            installers.require_installer(Manifest, kind)
-    Manifest.installer = "mtd"
-    with pytest.raises(NoInstallerError):
-        installers.require_installer(Manifest, "mtd")
-    monkeypatch.setattr(installers, "entry_points", lambda *, group: [EntryPoint("mtd", "x:y", group)])
-    installers.require_installer(Manifest, "mtd")
 
 
 # --- the facts of a Linux machine ------------------------------------------------------------
