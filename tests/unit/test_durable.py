@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from firmament.durable import RealDisk, mapped_errors, read_file, replace_durably
+from firmament.durable import RealDisk, make_directory_durably, mapped_errors, read_file, replace_durably
 from firmament.errors import DiskFullError, FileError, ReadOnlyError, TooLargeError
 
 
@@ -220,3 +220,39 @@ def test_a_full_device_says_so():
     with pytest.raises(DiskFullError, match="No space is left"):
         writer.write_at(0, b"x")
     writer.close()
+
+
+def test_the_length_of_a_block_device_is_found_by_seeking(tmp_path, monkeypatch):
+    (tmp_path / "device").write_bytes(b"12345")  # stat() of a real one says 0
+    monkeypatch.setattr(stat, "S_ISBLK", lambda mode: True)
+    assert RealDisk().length_bytes(tmp_path / "device") == 5
+
+
+def test_the_mode_tells_what_a_name_is_without_following_it(tmp_path):
+    disk = RealDisk()
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "file").chmod(0o640)
+    disk.symlink("file", tmp_path / "link")
+    assert disk.mode(tmp_path / "file") == stat.S_IFREG | 0o640
+    assert stat.S_ISLNK(disk.mode(tmp_path / "link"))
+    assert stat.S_ISDIR(disk.mode(tmp_path))
+    assert disk.mode(tmp_path / "absent") is None
+    assert disk.mode(tmp_path / "file" / "below") is None
+
+
+def test_dropping_the_cache_changes_nothing_and_never_fails(tmp_path):
+    (tmp_path / "file").write_bytes(b"kept")
+    RealDisk().drop_cache(tmp_path / "file")
+    RealDisk().drop_cache(tmp_path / "absent")
+    assert (tmp_path / "file").read_bytes() == b"kept"
+
+
+def test_a_new_directory_is_durable_with_its_parents(tmp_path):
+    disk = RecordingDisk()
+    make_directory_durably(disk, tmp_path / "a" / "b" / "c")
+    synced = [name for operation, name in disk.log if operation == "sync_directory"]
+    assert {tmp_path.name, "a", "b"} <= set(synced)
+    assert (tmp_path / "a/b/c").is_dir()
+    disk.log.clear()
+    make_directory_durably(disk, tmp_path / "a" / "b" / "c")
+    assert disk.log == [], "what is there costs nothing"
