@@ -74,7 +74,11 @@ def current() -> dict[str, dict[str, object]]:
             f"python {name}": dict.fromkeys(importlib.import_module(name).__all__, "name")
             for name in ("firmament.agent", "firmament.protocol", "firmament.release", "firmament.trust")
         },
-        **{f"command {name}": options for name, options in script.cli_tree().items()},
+        **{
+            f"command {name}": options
+            for name, options in script.cli_tree().items()
+            if not name.startswith(("firmament sim", "firmament demo"))  # for trying out: no promises
+        },
         **{f"operation {name}": fields for name, fields in script.operator_api().items()},
     }
 
