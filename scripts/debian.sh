@@ -5,11 +5,12 @@ set -euo pipefail
 #   openssl             legacy signatures are compared with `openssl dgst`
 #   softhsm2, opensc    hsm: keys are tested on SoftHSM2
 #   e2fsprogs           the demo's ext4 image
+#   curl                the README's story by hand
 #   libubootenv-tool    real fw_printenv/fw_setenv
 #   grub-common         real grub-editenv
 #   systemd             systemd-analyze verify and security
 #   faketime            metadata at other dates
-ALL="ca-certificates openssl softhsm2 opensc e2fsprogs libubootenv-tool grub-common systemd faketime"
+ALL="ca-certificates curl openssl softhsm2 opensc e2fsprogs libubootenv-tool grub-common systemd faketime"
 [ $# -gt 0 ] || set -- $ALL
 missing=()
 for name in "$@"; do

@@ -9,6 +9,7 @@ import pytest
 
 from firmament.core.clock import SystemClock
 from firmament.sim import device
+from firmament.sim.demo import fleet
 from firmament.sim.demo import world as worlds
 from firmament.sim.demo.world import Differs, Log, World
 
@@ -114,3 +115,13 @@ def test_what_was_kept_can_be_stopped_by_its_folder(tmp_path, monkeypatch):
     assert worlds.stop_kept(tmp_path, SystemClock()) == 1
     world._parts["server"].wait(5)
     assert worlds.stop_kept(tmp_path, SystemClock()) == 0
+
+
+def test_sockets_have_short_paths_even_in_a_deep_folder(tmp_path):
+    deep = tmp_path / ("d" * 100)
+    device_ = fleet.Device("gateway-1", "gateway", "gw-x2")
+    with World(deep, SimpleNamespace(command=lambda line: None), SystemClock()) as world:
+        path = fleet.socket_path(world, device_)
+        assert len(bytes(path)) <= 107
+        assert path.parent.is_dir()
+    assert not path.parent.exists()

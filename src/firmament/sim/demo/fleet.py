@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from firmament.agent.socket import ControlClient
+from firmament.agent.socket import MAX_PATH_LENGTH_BYTES, ControlClient
 from firmament.errors import FirmamentError
 from firmament.sim.demo.products import GATEWAY, MODEM_FIRMWARE, THERMO, build_gateway, build_thermo, tool, version
 
@@ -192,8 +192,9 @@ def make_device(world: World, device: Device, *, image: dict[str, Any], sequence
 
 
 def socket_path(world: World, device: Device) -> Path:
-    """Return where the device's agent listens for local commands."""
-    return world.directory / device.home / "agent.sock"
+    """Return where the device's agent listens for local commands; a socket's path must be short."""
+    path = world.directory / device.home / "agent.sock"
+    return path if len(bytes(path)) <= MAX_PATH_LENGTH_BYTES else world.short_directory() / f"{device.name}.sock"
 
 
 def _bundle_settings(home: Path, device: Device) -> str:

@@ -15,6 +15,7 @@ import secrets
 import shlex
 import shutil
 import subprocess
+import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,7 @@ class World:
         self._is_kept = is_kept
         self._parts: dict[str, subprocess.Popen[bytes]] = {}
         self._variables: dict[str, str] = {}
+        self._short: Path | None = None
         self.logs.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Self:
@@ -121,6 +123,12 @@ class World:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_MODE), "w") as file:
             file.write(text)
         return path
+
+    def short_directory(self) -> Path:
+        """Return a directory outside the world whose path is short, made at the first call."""
+        if self._short is None:
+            self._short = Path(tempfile.mkdtemp(prefix="firmament-"))
+        return self._short
 
     def export(self, name: str, value: str) -> None:
         """Set an environment variable for every later command, and show it."""
@@ -260,6 +268,8 @@ class World:
         for name in list(self._parts):
             self.stop(name)
         cut_power(self.plug, self.clock)
+        if self._short is not None:
+            shutil.rmtree(self._short, ignore_errors=True)
 
     def _cut(self, name: str, part: subprocess.Popen[bytes]) -> int:
         ended = cut_power(self.plug_of(name), self.clock, group=part.pid)
