@@ -125,6 +125,7 @@ def commands(
     """Yield every command below, depth first, with a context that formats its help."""
     context = click.Context(command, info_name=name, parent=parent, terminal_width=WIDTH, max_content_width=WIDTH)
     context.help_option_names = ["-h", "--help"]
+    command._help_option = None  # noqa: SLF001 - click keeps it from whoever asked first, with other names
     yield context.command_path, context
     if isinstance(command, click.Group):
         for sub_name in command.list_commands(context):
