@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 DISK_FULL: Final = "disk-full"
 MAY_COST: Final = frozenset({Phase.STARTING, Phase.TRIAL})
 """When a power cut may cost a good image: its one try is being spent, or it is on trial."""
-FULL_STARTS: Final = 3
-FULL_TICKS: Final = 6
+FULL_STARTS: Final = 2
+FULL_TICKS: Final = 5
 # How often the agent tries on a full disk before somebody pulls the plug: long enough for a trial
 # to reach its deadline, and for a restart.
 

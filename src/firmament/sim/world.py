@@ -166,6 +166,7 @@ class Ideal:
         """Return a device that runs the old release and has nothing in hand; the new one is assigned."""
         disk = SimDisk()
         case = self.case
+        self.clock.set(BEGINNING)
         for label in Label:
             _put_image(disk, case, label, case.geometry.old if label is Label.A else b"")
         install(case.boot, disk)
