@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sqlite3
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -57,6 +57,9 @@ class Play:
         self._rows: list[Row] = []
         self._author: Executor
         """Works on the next release while devices are busy with this one, as authors do."""
+        self._first: dict[str, dict[str, Any]] = {}
+        """The manifests of the first release, by product."""
+        self._next: Future[None]
         self._judge = Judge(world, self._url, self._ids, self._watches)
 
     def run(self) -> Played:
@@ -89,7 +92,10 @@ class Play:
 
     def _make_keys_and_server(self) -> None:
         world, tell = self._world, self._tell
-        tell.chapter("Keys and a server", "The author's keys never leave author/; the server cannot sign a release.")
+        tell.chapter(
+            "Keys, a server, a first release",
+            "The author's keys never leave author/; the server cannot sign a release.",
+        )
         password = world.secret_file("secrets/password").relative_to(world.directory)
         passphrase = world.secret_file("secrets/passphrase").relative_to(world.directory)
         world.export("FIRMAMENT_PASSPHRASE_FILE", str(passphrase))
@@ -103,9 +109,9 @@ class Play:
             "--director",
             "author/director/metadata/1.root.json",
         ]
+        first = self._author.submit(self._make_first_release)
         world.run_all(
             [
-                ("firmament", "product", "add", GATEWAY),
                 ("firmament", "server", "trust", "-d", "server", *roots),
                 ("firmament", "operator", "add", OPERATOR, "--role", "admin", "-d", "server",
                  "--password-file", password),
@@ -114,7 +120,15 @@ class Play:
         self._start_server()
         world.run("firmament", "operator", "login", OPERATOR, "--password-file", password, "--out", "secrets/token")
         world.export("FIRMAMENT_TOKEN_FILE", "secrets/token")
+        self._first = first.result()
+        world.run("firmament", "release", "publish")
+        # What a thief may have copied on that day, for later.
+        shutil.copytree(world.directory / "server/repository/current/", world.directory / "loot/image-1.0")
         tell.passed(f"the server answers over TLS on {self._url}; no default account, every secret in a 0600 file")
+
+    def _make_first_release(self) -> dict[str, dict[str, Any]]:
+        self._world.run("firmament", "product", "add", GATEWAY)
+        return self._make(FIRST)
 
     def _make_devices(self) -> None:
         world, tell = self._world, self._tell
@@ -122,11 +136,10 @@ class Play:
             "Three devices with version 1.0",
             "Provisioned with the author's root; each makes its own keys and gets its name from the server.",
         )
-        manifests = self._release(FIRST)
-        # What a thief may have copied on some day, for later.
-        shutil.copytree(world.directory / "server/repository/current/", world.directory / "loot/image-1.0")
+        tell.say("while the devices are made, the author makes 1.1:")
+        self._next = self._author.submit(self._release, "1.1")
         for device in self._devices:
-            manifest = manifests[device.product]
+            manifest = self._first[device.product]
             fleet.make_device(world, device, image=manifest["image"], sequence_number=manifest["sequence_number"])
         world.run_all(
             [
@@ -137,9 +150,10 @@ class Play:
         )  # fmt: skip
         done = world.run_all(
             [
-                ("firmament-agent", "--config", device.config, "provision", f"{device.home}/provision.json", "--json")
+                ("firmament-agent", "--config", device.config, "provision", f"{device.home}/provision.json")
                 for device in self._devices
-            ]
+            ],
+            as_json=True,
         )  # fmt: skip
         for device, said in zip(self._devices, done, strict=True):
             self._ids[device.name] = said.json()["device_id"]
@@ -154,7 +168,7 @@ class Play:
         self._tell.chapter(
             "1.1 is good", "Signed offline, published, assigned; each device proves it healthy and keeps it."
         )
-        self._release("1.1")
+        self._next.result()
         attempts = self._assign("1.1", self._devices)
         self._check(self._devices)
         self._finish(
@@ -213,7 +227,7 @@ class Play:
         self._finish(
             attempts,
             Expected("old release assigned", "1.1", FIRST, "refused", RollbackError.code,
-                     why="older than the one confirmed"),
+                     why="older than confirmed"),
         )  # fmt: skip
         current = world.directory / "server/repository/current"
         before = str(current.readlink())
@@ -225,7 +239,7 @@ class Play:
         self._finish(
             attempts,
             Expected("old repository served", "1.1", FIRST, "refused", RollbackError.code,
-                     why="older metadata than seen before"),
+                     why="older metadata than seen"),
         )  # fmt: skip
         self._point(current, before)
         tell.say("the server is put right again; nothing on the devices has to be repaired")
@@ -263,8 +277,13 @@ class Play:
 
     # --- what is done again and again ------------------------------------------------------
 
-    def _release(self, name: str) -> dict[str, dict[str, Any]]:
-        """Build, sign and publish one version of both products; return the manifests."""
+    def _release(self, name: str) -> None:
+        """Build, sign and publish one version of both products."""
+        self._make(name)
+        self._world.run("firmament", "release", "publish")
+
+    def _make(self, name: str) -> dict[str, dict[str, Any]]:
+        """Build and sign one version of both products; return the manifests."""
         world = self._world
         sources = {product: fleet.build(world, product, name) for product in PRODUCTS}
         hardware = {device.product: device.hardware for device in self._devices}
@@ -272,22 +291,22 @@ class Play:
         built = {
             product: world.run(
                 "firmament", "release", "build", source, "--product", product, "--version", name,
-                "--hardware", hardware[product], "--json",
+                "--hardware", hardware[product], as_json=True,
             )
             for product, source in sources.items()
         }  # fmt: skip
         for product in PRODUCTS:
             world.run("firmament", "release", "sign", f"{product}/{name}")
-        world.run("firmament", "release", "publish")
         return {product: done.json()["manifest"] for product, done in built.items()}
 
     def _assign(self, name: str, devices: Sequence[Device]) -> dict[Device, str]:
         """Assign a release; return the attempts."""
         done = self._world.run_all(
             [
-                ("firmament", "device", "assign", self._ids[device.name], f"{device.product}/{name}", "--json")
+                ("firmament", "device", "assign", self._ids[device.name], f"{device.product}/{name}")
                 for device in devices
-            ]
+            ],
+            as_json=True,
         )
         return {device: said.json()["attempt_id"] for device, said in zip(devices, done, strict=True)}
 

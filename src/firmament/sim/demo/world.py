@@ -148,54 +148,53 @@ class World:
         self,
         *argv: str | Path,
         codes: Sequence[int] = (0,),
-        is_shown: bool = True,
-        timeout_s: float = COMMAND_TIMEOUT_S,
+        as_json: bool = False,
     ) -> Done:
         """Run one command to its end in the world's folder; raises Differs unless it ends with one of `codes`."""
-        line = shlex.join(map(str, argv))
-        if is_shown:
-            self.narrator.command(line)
-        return self._finish(self._begin(argv), line, codes, timeout_s)
+        return self.run_all([argv], codes=codes, as_json=as_json)[0]
 
     def run_all(
-        self, commands: Sequence[Sequence[str | Path]], *, codes: Sequence[int] = (0,), is_shown: bool = True
+        self, commands: Sequence[Sequence[str | Path]], *, codes: Sequence[int] = (0,), as_json: bool = False
     ) -> list[Done]:
-        """Run commands side by side; raises Differs as `run` does, after all have ended."""
+        """Run commands side by side; raises Differs as `run` does, after all have ended.
+
+        `as_json` asks for JSON by the environment, so that the line shown is the one a person types.
+        """
         lines = [shlex.join(map(str, argv)) for argv in commands]
-        for line in lines if is_shown else ():
+        for line in lines:
             self.narrator.command(line)
-        begun = [self._begin(argv) for argv in commands]
+        begun = [self._begin(argv, as_json=as_json) for argv in commands]
         done: list[Done] = []
         wrong: list[Differs] = []
         for process, line in zip(begun, lines, strict=True):
             try:
-                done.append(self._finish(process, line, codes, COMMAND_TIMEOUT_S))
+                done.append(self._finish(process, line, codes))
             except Differs as error:
                 wrong.append(error)
         if wrong:
             raise wrong[0]
         return done
 
-    def _begin(self, argv: Sequence[str | Path]) -> subprocess.Popen[bytes]:
+    def _begin(self, argv: Sequence[str | Path], *, as_json: bool) -> subprocess.Popen[bytes]:
         name, *rest = map(str, argv)
         program = command_path(name) if name.startswith("firmament") else name
         return subprocess.Popen(
             [program, *rest],
             cwd=self.directory,
-            env=self._environment(self.plug),
+            env=self._environment(self.plug) | ({"FIRMAMENT_JSON": "1"} if as_json else {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
 
-    def _finish(self, process: subprocess.Popen[bytes], line: str, codes: Sequence[int], timeout_s: float) -> Done:
+    def _finish(self, process: subprocess.Popen[bytes], line: str, codes: Sequence[int]) -> Done:
         began_s = self.clock.monotonic_s()
         with process:
             try:
-                stdout, stderr = process.communicate(timeout=timeout_s)
+                stdout, stderr = process.communicate(timeout=COMMAND_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 process.kill()
-                raise Differs(f"`{line}` did not end within {timeout_s:.0f} s") from None
+                raise Differs(f"`{line}` did not end within {COMMAND_TIMEOUT_S} s") from None
             except BaseException:
                 process.kill()
                 raise
@@ -210,10 +209,9 @@ class World:
 
     # --- long-running parts --------------------------------------------------------------
 
-    def start(self, name: str, *argv: str | Path, is_shown: bool = True) -> Log:
+    def start(self, name: str, *argv: str | Path) -> Log:
         """Start a part of the world in a session of its own; return its log."""
-        if is_shown:
-            self.narrator.command(f"{shlex.join(map(str, argv))} 2>> logs/{name}.log &")
+        self.narrator.command(f"{shlex.join(map(str, argv))} 2>> logs/{name}.log &")
         command, *rest = map(str, argv)
         path = self.logs / f"{name}.log"
         log = Log(path)
