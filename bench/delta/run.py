@@ -174,7 +174,7 @@ def run(corpus, pairs, large, tools):
     return {pair: results[pair] for pair in pairs if results[pair]["methods"].get(OURS, {}).get("bytes")}
 
 
-def report(results, command):
+def report(results, command, pairs):
     names = [OURS, *TOOLS, "casync 64K"]
     head = ["pair", "new image", "refdelta", "best other", "", "ratio", "chosen", "ratio"]
     first, second, third = [], [], []
@@ -247,6 +247,7 @@ def report(results, command):
         "",
     )
     text = (HERE / "report.md").read_text()
+    left = [pair for pair in pairs if pair not in results]
     return text.format(
         command=command,
         machine=f"{platform.machine()}, {processor}, {os.cpu_count()} cores, Python {platform.python_version()}",
@@ -257,6 +258,7 @@ def report(results, command):
         chosen=line(chosen),
         executables=line(executables),
         pairs=len(chosen),
+        missing=f"Built but not measured in this run: {', '.join(left)}. " if left else "",
     )
 
 
@@ -289,7 +291,7 @@ def main():
         }
     else:
         results = run(options.corpus, pairs, options.large, list(filter(None, options.tools.split(","))))
-    text = report(results, options.command)
+    text = report(results, options.command, sorted(path.name for path in (options.corpus / "pairs").iterdir()))
     if options.report:
         options.report.write_text(text)
     print(text[text.index("## Result") :])
