@@ -55,6 +55,7 @@ class Recorder:
         self._brief = RichScreen(self.brief, is_live=False)
         self._whole = RichScreen(self.whole, is_live=False)
         self._is_panel_shown = False
+        self._views: dict[str, DeviceView] = {}
 
     def chapter(self, title: str, why: str) -> None:
         """Draw it on both."""
@@ -67,10 +68,7 @@ class Recorder:
         self._whole.command(line)
 
     def say(self, text: str) -> None:
-        """Draw it; before the first power cut also the panel that a terminal shows all the time."""
-        if "power cut" in text and not self._is_panel_shown:
-            self._is_panel_shown = True
-            self.brief.print(self._brief)
+        """Draw it."""
         if not text.startswith(("while the devices", "in author/")):
             self._brief.say(text)
         self._whole.say(text)
@@ -86,8 +84,13 @@ class Recorder:
         self._whole.failed(text)
 
     def device(self, view: DeviceView) -> None:
-        """Remember it for the panel."""
+        """Remember it for the panel, and draw that once, when there is most to see."""
         self._brief.device(view)
+        self._views[view.name] = view
+        fetching = [found for found in self._views.values() if found.done_bytes]
+        if len(fetching) == len(self._views) > 1 and not self._is_panel_shown:
+            self._is_panel_shown = True
+            self.brief.print(self._brief)
 
 
 def main() -> None:

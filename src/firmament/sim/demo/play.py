@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import sqlite3
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -217,9 +218,11 @@ class Play:
         fresh, old = self._devices[0], self._devices[1]
         gateway = self._devices[2]
         refused = world.run(
-            "firmament", "device", "assign", self._ids[fresh.name], f"{THERMO}/{FIRST}", codes=[RollbackError.exit_code]
-        )
-        tell.say(f"the server's own rule stands in the way: {refused.stderr.splitlines()[0]}")
+            "firmament", "device", "assign", self._ids[fresh.name], f"{THERMO}/{FIRST}",
+            codes=[RollbackError.exit_code], as_json=True,
+        )  # fmt: skip
+        said = json.loads(refused.stderr)
+        tell.say(f"the server's own rule stands in the way: {said['message']} [{said['code']}]")
         self._edit_database("UPDATE device SET sequence_number = 0")
         tell.say("the thief edits the database, and the director's stolen keys sign the assignment of 1.0")
         attempts = self._assign(FIRST, (fresh, gateway))
