@@ -19,8 +19,8 @@ demo: setup ## Play the main job in this terminal: sign, publish, install, prove
 	@scripts/debian.sh e2fsprogs
 	@$(BIN)/firmament demo
 
-test: setup packages ## Run the whole test suite.
-	@$(BIN)/pytest
+test: setup packages ## Run the whole test suite, on every core.
+	@$(BIN)/pytest -n auto
 
 check: setup ## Lint, format and types.
 	@$(BIN)/ruff check

@@ -1,1 +1,0 @@
-"""Pages over the operator API; holds no rule (floor 5)."""

@@ -1,1 +1,0 @@
-"""Speaks for devices that cannot (floor 4)."""
