@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MEBIBYTE: Final = 1024 * 1024
 RATES_BYTES_PER_S: Final = {THERMO: 4 * MEBIBYTE, GATEWAY: 20 * MEBIBYTE}
 # Three seconds each: slow enough to see the download and to cut the power inside it.
-TRIAL_DEADLINE_S: Final = 5
+TRIAL_DEADLINE_S: Final = 6
 # A healthy image needs two seconds (two rounds), and on a busy machine some more to start.
 RECONNECT_S: Final = 0.05
 FINAL: Final = frozenset({"confirmed", "reverted", "refused", "failed", "declined"})
