@@ -203,13 +203,13 @@ def revert(context: click.Context) -> None:
 def status(context: click.Context, watch: bool) -> None:  # noqa: FBT001
     """Show what runs and what is in hand."""
     from firmament.agent.socket import ControlClient
-    from firmament.errors import LockedError
+    from firmament.errors import FileError
 
     settings = load_settings(context)
     client = ControlClient.connect(settings.socket)
     if watch:
         if client is None:
-            raise LockedError("There is no daemon to watch", socket=settings.socket)
+            raise FileError("There is no daemon to watch; start `firmament-agent run`", socket=settings.socket)
         client.ask("watch", {}, on_event=_print_event)
     else:
         _show(client.ask("status", {}) if client is not None else _look(settings)[0])

@@ -233,7 +233,7 @@ def publish_(
     out.document("publish", facts, lines=lines)
     added = plan.added if plan is not None else ()
     if is_remote and added and not channel:
-        out.next_command(f"firmament release promote {added[-1]} --channel stable")
+        out.next_command(f"firmament device assign DEVICE {added[-1]}")
     elif added:
         out.next_command(f"firmament release verify {added[-1]}")
 
