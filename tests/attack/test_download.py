@@ -1,5 +1,6 @@
 """Attacks on the way of the bytes (trust.md §10, 30 to 40): the attacker holds the server's TLS key or the cache."""
 
+import subprocess
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -292,6 +293,10 @@ head -c 1500000 /dev/zero > "$0/log" && exec "$@"
 """The slots on a file system of 2 MiB that a log has nearly filled, in a mount namespace of this run alone; $0 is their folder."""
 
 
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode != 0,
+    reason="only root can mount a small file system here",
+)
 def test_39_a_full_disk(stage):
     """The storage has no room for the image: said so, nothing lost; with room it installs."""
     app = stage.victim.app

@@ -413,7 +413,7 @@ def test_an_unknown_command_and_a_lost_daemon(device):
     assert ControlClient.connect(device.socket) is None
     device.run("check", code=5)  # the stale socket and the old lock do not matter
     with device.daemon():
-        assert device.run("status", code=0)["state"] == "idle"
+        assert until(lambda: device.run("status", code=0)["state"]) == "idle"
 
 
 def test_the_daemon_ends_in_the_middle_of_a_download(tmp_path, world, releases):

@@ -25,6 +25,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from securesystemslib.signer import CryptoSigner
+
 from firmament.core import canonical
 from firmament.core.clock import Clock, SystemClock
 from firmament.core.fields import Fields, format_time
@@ -255,10 +257,13 @@ def _exactly(connection: socket.socket, length: int) -> bytes | None:
 def become(user: str) -> None:
     """Give up root for good and go on as `user`; raises SettingError when that is not possible.
 
-    Done here, before any key is opened, and not by the parent: whatever this process has loaded
-    by then may lie where that user cannot read.
+    Done here, before any key is opened, and not by the parent: the program may lie where that
+    user cannot read, so all of it is loaded first, by signing something with a throwaway key.
     """
     try:
+        moment = SystemClock().now()
+        trial = repository.make_timestamp(version=1, expires_at=moment, snapshot_version=1)
+        repository.encode(repository.sign(trial, CryptoSigner.generate_ed25519()))
         found = pwd.getpwnam(user)
         os.setgroups([])
         os.setgid(found.pw_gid)

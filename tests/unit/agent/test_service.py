@@ -35,7 +35,11 @@ def test_systemd_reads_it_without_a_word(tmp_path, path):
     copy = tmp_path / path.name
     copy.write_text(text)
     done = subprocess.run(
-        ["systemd-analyze", "verify", f"./{path.name}"], cwd=tmp_path, capture_output=True, text=True, check=False
+        ["systemd-analyze", "--man=no", "verify", f"./{path.name}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stderr.strip()) == (0, "")
 
@@ -44,7 +48,11 @@ def test_systemd_reads_it_without_a_word(tmp_path, path):
 def test_the_check_above_would_notice(tmp_path):
     (tmp_path / "x.service").write_text("[Service]\nExecStart=/bin/true\nProtectEverything=yes\n")
     done = subprocess.run(
-        ["systemd-analyze", "verify", "./x.service"], cwd=tmp_path, capture_output=True, text=True, check=False
+        ["systemd-analyze", "--man=no", "verify", "./x.service"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert "ProtectEverything" in done.stderr
 
