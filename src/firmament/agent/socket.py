@@ -126,6 +126,7 @@ class ControlServer:
         self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
         self._is_closing = threading.Event()
         self._clients: set[threading.Thread] = set()
+        self._clients_lock = threading.Lock()
 
     def start(self) -> None:
         """Listen; raises AddressInUseError, SettingError or FileError."""
@@ -157,7 +158,9 @@ class ControlServer:
             self._listener.close()
             self._listener = None
             self._path.unlink(missing_ok=True)
-        for client in tuple(self._clients):
+        with self._clients_lock:
+            clients = tuple(self._clients)
+        for client in clients:
             client.join(LAST_WORDS_S / MAX_CONNECTIONS)
 
     def _remove_stale(self) -> None:
@@ -187,8 +190,9 @@ class ControlServer:
                 connection.close()
                 continue
             client = threading.Thread(target=self._serve, args=(connection,), name="client", daemon=True)
-            self._clients.add(client)
-            client.start()
+            with self._clients_lock:  # whoever closes sees started threads only
+                self._clients.add(client)
+                client.start()
 
     def _serve(self, connection: socket.socket) -> None:
         with contextlib.closing(connection):
@@ -205,7 +209,8 @@ class ControlServer:
                 log.debug("socket.client-left", reason=str(error))
             finally:
                 conversation.is_over = True
-                self._clients.discard(threading.current_thread())
+                with self._clients_lock:
+                    self._clients.discard(threading.current_thread())
                 self._slots.release()
 
     def _request(self, connection: socket.socket) -> Request:
