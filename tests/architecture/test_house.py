@@ -84,7 +84,6 @@ def test_every_part_has_tests(part):
 
 
 FORBIDDEN = [
-    r"/work/(main|shared)",
     r"/home/(user|admin|ubuntu|dev)/",
     r"pypi\.org|pythonhosted\.org|test\.pypi|registry\.npmjs|ghcr\.io|docker\.io",
     r"#\s?TODO|TODO:|FIXME|XXX(?!X)",

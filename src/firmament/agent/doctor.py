@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 from datetime import timedelta
-from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from firmament.agent import identity
@@ -19,6 +17,7 @@ from firmament.agent.policy import Surroundings
 from firmament.agent.storage import compose_storage
 from firmament.agent.tls import EARLIEST_CLOCK, LATEST_BEYOND_FLOOR
 from firmament.core.fields import format_time
+from firmament.core.finding import Finding, Verdict
 from firmament.durable import read_file
 from firmament.errors import FirmamentError, NotEnrolledError
 from firmament.protocol.v1 import paths
@@ -41,25 +40,6 @@ WARN_CERTIFICATE: Final = timedelta(days=30)
 MAX_CERTIFICATE_LENGTH_BYTES: Final = 64 * 1024
 _OTHERS: Final = 0o077
 _ABSENT: Final = frozenset({403, 404})
-
-
-class Verdict(StrEnum):
-    """How serious a finding is."""
-
-    GOOD = "good"
-    WARNING = "warning"
-    BAD = "bad"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the doctor."""
-
-    check: str
-    verdict: Verdict
-    seen: str
-    action: str = ""
-    """What to do; empty when all is well."""
 
 
 class Doctor:

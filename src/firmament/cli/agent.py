@@ -239,8 +239,9 @@ def doctor(context: click.Context) -> int:
     Looks at identity, floors, clock, space, slots, boot control, health and server; exit code 1 if
     something is bad.
     """
-    from firmament.agent.doctor import Doctor, Verdict
+    from firmament.agent.doctor import Doctor
     from firmament.core.clock import SystemClock
+    from firmament.core.finding import Verdict
     from firmament.durable import RealDisk
 
     lines, found = [], []

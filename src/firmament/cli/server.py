@@ -12,10 +12,11 @@ import click
 from firmament import log
 from firmament.cli.common import EXIT_FAILED, Output, output, output_options
 from firmament.core.clock import SystemClock
+from firmament.core.finding import Verdict
 from firmament.durable import read_file
 from firmament.errors import MalformedError
 from firmament.server.database.connection import connect, transact
-from firmament.server.doctor import Doctor, Verdict
+from firmament.server.doctor import Doctor
 from firmament.server.events import Event, append
 from firmament.server.keys import read_online_keyids
 from firmament.server.layout import Layout

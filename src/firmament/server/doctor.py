@@ -6,13 +6,12 @@ import os
 import shutil
 import sqlite3
 import stat
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from tuf.api.metadata import Snapshot, Timestamp
 
+from firmament.core.finding import Finding, Verdict
 from firmament.errors import FirmamentError
 from firmament.server import versions
 from firmament.server.authority import load_certificate
@@ -37,24 +36,6 @@ PLAUSIBLE_FROM: Final = datetime(2026, 1, 1, tzinfo=UTC)
 WARN_ROLE: Final = {"root": ROOT_LIFETIME - ROOT_RENEWAL, "snapshot": timedelta(days=5), "timestamp": timedelta(days=1)}
 WARN_TARGETS: Final = timedelta(days=30)
 WARN_CERTIFICATE: Final = timedelta(days=25)
-
-
-class Verdict(StrEnum):
-    """How serious a finding is."""
-
-    GOOD = "good"
-    WARNING = "warning"
-    BAD = "bad"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the doctor."""
-
-    check: str
-    verdict: Verdict
-    seen: str
-    action: str = ""
 
 
 class Doctor:
