@@ -36,7 +36,6 @@ ON_PROGRESS: Final = "on_progress"
 ON_RESTART_IN: Final = "on_restart_in"
 ON_DONE: Final = "on_done"
 ON_FAILED: Final = "on_failed"
-NAMES: Final = (ON_OFFER, ON_PROGRESS, ON_RESTART_IN, ON_DONE, ON_FAILED)
 HOOK_OF: Final = {
     State.OFFERED: ON_OFFER,
     State.STAGED: ON_RESTART_IN,

@@ -21,7 +21,7 @@ from firmament.core.ids import UUID, VERSION, AttemptId, DeviceId, ReleaseId
 from firmament.core.manifest import Image, Manifest, Payload
 from firmament.errors import MalformedError
 from firmament.protocol.status import FINAL_STATUSES, AttemptStatus, Outcome
-from firmament.protocol.v1.messages import Report
+from firmament.protocol.v1.messages import MAX_LOG_LINES, Report
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -30,7 +30,6 @@ MAX_HISTORY: Final = 64
 # One release a month is five years. Also the attempts that are not begun a second time.
 MAX_OUTBOX: Final = 16
 # Per attempt one final and one intermediate report wait at a time: eight attempts without a server.
-MAX_LOG_LINES: Final = 20
 MAX_LOG_LINE_LENGTH: Final = 200
 MAX_MESSAGE_LENGTH: Final = 500
 # Sixteen reports with full logs are 16 x 20 x 200 characters = 64 KB of ASCII.

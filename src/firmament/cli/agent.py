@@ -294,12 +294,7 @@ def _move_here(settings: AgentSettings, command: str, arguments: dict[str, Any])
         world = compose(settings, disk=disk, clock=SystemClock())
         world.events.listen(lambda event: _print_progress(event_value(event)))
         # A supervisor has to run the program to examine it; it ends with this command.
-        supervises = settings.boot.value.get("kind") == "supervisor" and command in {
-            "apply",
-            "all",
-            "confirm",
-            "revert",
-        }
+        supervises = settings.boot.value.get("kind") == "supervisor" and command in TRIES
         try:
             if supervises:
                 world.boot.start()
