@@ -15,7 +15,7 @@ from firmament.errors import MalformedError, ThresholdNotMetError
 from firmament.trust.keys import is_post_quantum
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from securesystemslib.signer import Key
 
@@ -31,12 +31,6 @@ TARGETS_LIFETIME: Final = timedelta(days=180)
 SNAPSHOT_LIFETIME: Final = timedelta(days=14)
 TIMESTAMP_LIFETIME: Final = timedelta(days=3)
 ROOT_RENEWAL: Final = timedelta(days=270)
-LIFETIMES: Final[Mapping[str, timedelta]] = {
-    ROOT: ROOT_LIFETIME,
-    TARGETS: TARGETS_LIFETIME,
-    SNAPSHOT: SNAPSHOT_LIFETIME,
-    TIMESTAMP: TIMESTAMP_LIFETIME,
-}
 MAX_KEYS: Final = 32
 # 4 custodians have 8 keys; a root with 32 ML-DSA keys and signatures is 300 kB, below ngclient's 512 kB.
 
