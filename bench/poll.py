@@ -74,7 +74,7 @@ def serve(kind: str, directory: Path, descriptor: int) -> None:
 
     from firmament.core.clock import SystemClock
     from firmament.server.authority import PeerIdentity
-    from firmament.server.database.connection import Writer, connect
+    from firmament.server.database.connection import SqliteDatabase
     from firmament.server.http import app, device_api
     from firmament.server.http.connection import DeviceConnection
     from firmament.server.layout import Layout
@@ -84,10 +84,9 @@ def serve(kind: str, directory: Path, descriptor: int) -> None:
     listener = socket.socket(fileno=descriptor)
     settings = ServerSettings(address_requests_per_s=1e9, device_requests_per_s=1e9)
     layout = Layout(directory)
-    writer = Writer(layout.database)
-    reader = connect(layout.database, read_only=True)
+    database = SqliteDatabase(layout.database)
     server = app.Server(layout, settings, SystemClock())
-    parts = server._parts(ServerDisk(), None, writer, reader)
+    parts = server._parts(ServerDisk(), None, database)
     application = hello
     if kind != "hello":
         inner = app.Application(parts)
@@ -115,8 +114,7 @@ def serve(kind: str, directory: Path, descriptor: int) -> None:
     config.load()
     app.quiet_uvicorn()
     app._UvicornServer(config, _WithoutSigner(server), parts, lambda *_: None).run(sockets=[listener])
-    writer.close()
-    reader.close()
+    database.close()
 
 
 class _WithoutSigner:

@@ -24,7 +24,7 @@ from support.server_world import Author
 
 from firmament.core.clock import SystemClock
 from firmament.core.digest import Digest
-from firmament.server.database.connection import Writer, connect
+from firmament.server.database.connection import SqliteDatabase
 from firmament.server.keys import read_online_keyids
 from firmament.server.layout import Layout
 from firmament.server.payloads.store import BlobStore, ServerDisk
@@ -103,27 +103,22 @@ class LocalSigner:
 
 
 async def publish(layout, submission, disk, expected=None):
-    writer = Writer(layout.database)
-    with contextlib.closing(connect(layout.database, read_only=True)) as reader:
-        try:
-            clock = SystemClock()
-            blobs = BlobStore(disk, layout.blobs, max_length_bytes=2**30, min_free_bytes=0)
-            publisher = Publisher(
-                generations=Generations(disk, layout),
-                blobs=blobs,
-                signer=LocalSigner(OnlineSigner(disk, layout.signer, clock)),
-                writer=writer,
-                reader=reader,
-                online_keyids=read_online_keyids(disk, layout.online_public),
-                clock=clock,
-            )
-            await publisher.recover()
-            if expected is not None:
-                assert indexed(layout) == expected, indexed(layout)  # a restart alone mends the index
-            if submission is not None:
-                await publisher.publish(console("test"), submission)
-        finally:
-            writer.close()
+    with contextlib.closing(SqliteDatabase(layout.database)) as database:
+        clock = SystemClock()
+        blobs = BlobStore(disk, layout.blobs, max_length_bytes=2**30, min_free_bytes=0)
+        publisher = Publisher(
+            generations=Generations(disk, layout),
+            blobs=blobs,
+            signer=LocalSigner(OnlineSigner(disk, layout.signer, clock)),
+            database=database,
+            online_keyids=read_online_keyids(disk, layout.online_public),
+            clock=clock,
+        )
+        await publisher.recover()
+        if expected is not None:
+            assert indexed(layout) == expected, indexed(layout)  # a restart alone mends the index
+        if submission is not None:
+            await publisher.publish(console("test"), submission)
 
 
 def in_child(layout, submission, disk, expected=None):

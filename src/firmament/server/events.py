@@ -12,9 +12,9 @@ from firmament.core import canonical
 from firmament.log import clean
 
 if TYPE_CHECKING:
-    import sqlite3
     from datetime import datetime
 
+    from firmament.server.database.port import Connection
     from firmament.server.scope import Scope
 
 
@@ -51,7 +51,7 @@ class Event(StrEnum):
 
 
 def append(  # one row, always inside the caller's transaction
-    connection: sqlite3.Connection, scope: Scope, event: Event, now: datetime, *, subject: str = "", **facts: Any
+    connection: Connection, scope: Scope, event: Event, now: datetime, *, subject: str = "", **facts: Any
 ) -> None:
     """Write one event; `subject` is the id of what it is about, `facts` are values, never secrets."""
     connection.execute(
@@ -68,7 +68,7 @@ def append(  # one row, always inside the caller's transaction
 
 
 def list_events(
-    connection: sqlite3.Connection, scope: Scope, *, subject: str | None, after: int, limit: int
+    connection: Connection, scope: Scope, *, subject: str | None, after: int, limit: int
 ) -> list[dict[str, Any]]:
     """Return events in the order they happened; only a scope for all products may read them."""
     scope.require_unlimited("Reading events")

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from firmament.core.clock import Clock
-    from firmament.server.database.connection import Writer
+    from firmament.server.database.port import Database
     from firmament.server.inventory.service import Registrar
     from firmament.server.inventory.store import LinkReader
     from firmament.server.layout import Layout
@@ -29,10 +27,8 @@ class Parts:
     settings: ServerSettings
     layout: Layout
     clock: Clock
-    reader: sqlite3.Connection
-    """For the event loop's point reads and short pages."""
+    database: Database
     link_reader: LinkReader
-    writer: Writer
     director_keys: DirectorKeys
     reply_versions: ReplyVersions
     registrar: Registrar

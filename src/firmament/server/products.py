@@ -9,13 +9,13 @@ from firmament.server import events
 from firmament.server.events import Event
 
 if TYPE_CHECKING:
-    import sqlite3
     from datetime import datetime
 
+    from firmament.server.database.port import Connection
     from firmament.server.scope import Scope
 
 
-def ensure_product(connection: sqlite3.Connection, scope: Scope, name: str, now: datetime) -> int:
+def ensure_product(connection: Connection, scope: Scope, name: str, now: datetime) -> int:
     """Return the row id of a product line, making it if needed; raises MalformedError, ForbiddenError."""
     scope.require_product(product_name(name))
     found = connection.execute(
@@ -23,16 +23,15 @@ def ensure_product(connection: sqlite3.Connection, scope: Scope, name: str, now:
     ).fetchone()
     if found is not None:
         return int(found["id"])
-    row_id = connection.execute(
-        "INSERT INTO product(tenant_id, name, created_at) VALUES (?, ?, ?)",
+    row = connection.execute(
+        "INSERT INTO product(tenant_id, name, created_at) VALUES (?, ?, ?) RETURNING id",
         (scope.tenant_id, name, int(now.timestamp())),
-    ).lastrowid
-    assert row_id is not None
+    ).fetchone()
     events.append(connection, scope, Event.PRODUCT_ADDED, now, subject=name)
-    return row_id
+    return int(row["id"])
 
 
-def list_products(connection: sqlite3.Connection, scope: Scope) -> list[str]:
+def list_products(connection: Connection, scope: Scope) -> list[str]:
     """Return the product lines this scope may see."""
     rows = connection.execute("SELECT name FROM product WHERE tenant_id = ? ORDER BY name", (scope.tenant_id,))
     return [row["name"] for row in rows if scope.product in {None, row["name"]}]

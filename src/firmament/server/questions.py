@@ -17,9 +17,9 @@ from firmament.server.inventory.store import decode_manifest, get_device
 from firmament.server.scope import Action
 
 if TYPE_CHECKING:
-    import sqlite3
     from datetime import datetime
 
+    from firmament.server.database.port import Connection, Row
     from firmament.server.scope import Scope
 
 STABLE: Final = "stable"
@@ -33,7 +33,7 @@ WHERE c.tenant_id = ? AND p.name = ? AND c.name = ? AND r.withdrawn_at IS NULL
 
 
 def check_for_updates(
-    connection: sqlite3.Connection, scope: Scope, *, device_type: str, version: str, channel: str = STABLE
+    connection: Connection, scope: Scope, *, device_type: str, version: str, channel: str = STABLE
 ) -> dict[str, Any]:
     """Say whether the channel names something newer than `version`.
 
@@ -63,7 +63,7 @@ def check_for_updates(
 
 
 def get_firmware_download(
-    connection: sqlite3.Connection, scope: Scope, *, device_type: str, version: str | None = None
+    connection: Connection, scope: Scope, *, device_type: str, version: str | None = None
 ) -> dict[str, Any]:
     """Say where the bytes of a release are and what they must digest to; raises NotFoundError."""
     scope.require(Action.READ, product=device_type)
@@ -89,7 +89,7 @@ def get_firmware_download(
 
 
 def record_update(
-    connection: sqlite3.Connection,
+    connection: Connection,
     scope: Scope,
     *,
     device_id: str,
@@ -117,7 +117,7 @@ def record_update(
     )
 
 
-def get_device_info(connection: sqlite3.Connection, scope: Scope, *, device_id: str) -> dict[str, Any]:
+def get_device_info(connection: Connection, scope: Scope, *, device_id: str) -> dict[str, Any]:
     """Return what is known about a device; raises NotFoundError."""
     scope.require(Action.READ)
     device = get_device(connection, scope, device_id)
@@ -131,6 +131,6 @@ def get_device_info(connection: sqlite3.Connection, scope: Scope, *, device_id: 
     }
 
 
-def _newest(connection: sqlite3.Connection, scope: Scope, product: str, channel: str) -> sqlite3.Row | None:
-    row: sqlite3.Row | None = connection.execute(_NEWEST, (scope.tenant_id, product, channel)).fetchone()
+def _newest(connection: Connection, scope: Scope, product: str, channel: str) -> Row | None:
+    row: Row | None = connection.execute(_NEWEST, (scope.tenant_id, product, channel)).fetchone()
     return row

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    import sqlite3
+    from firmament.server.database.port import Connection
 
 FLUSH_INTERVAL_S: Final = 5.0
 MAX_ROWS_PER_TRANSACTION: Final = 5000
@@ -33,7 +33,7 @@ class LastSeen:
         return [(row_id, *self._pending.pop(row_id)) for row_id in chosen]
 
 
-def write_seen(connection: sqlite3.Connection, rows: list[tuple[int, int, str]]) -> None:
+def write_seen(connection: Connection, rows: list[tuple[int, int, str]]) -> None:
     """Write one batch."""
     connection.executemany(
         "INSERT INTO device_seen(device_id, last_seen, address) VALUES (?, ?, ?) "

@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    import sqlite3
+    from firmament.server.database.port import Connection
 
 HORIZON: Final = "director-version-horizon"
 BLOCK_S: Final = 60
@@ -30,12 +30,18 @@ AHEAD_S: Final = 30
 class ReplyVersions:
     """Hands out numbers. Whoever uses it stores `wanted_horizon` and then calls `stored`."""
 
-    def __init__(self, stored_horizon: int) -> None:
-        self._floor = stored_horizon + 1
-        self._horizon = stored_horizon
+    def __init__(self, stored_horizon: int = 0) -> None:
+        self._floor = 1
+        self._horizon = 0
         self._recent: dict[str, int] = {}
         self._second = 0
         self._highest = 0
+        self.begin(stored_horizon)
+
+    def begin(self, stored_horizon: int) -> None:
+        """Go on above what an earlier run may have handed out; before the first answer."""
+        self._floor = stored_horizon + 1
+        self._horizon = stored_horizon
 
     def next(self, device_id: str, unix_s: int) -> int | None:
         """Return a number for a reply to this device; None when the horizon must be stored first."""
@@ -64,13 +70,13 @@ class ReplyVersions:
         self._horizon = max(self._horizon, horizon)
 
 
-def read_horizon(connection: sqlite3.Connection) -> int:
+def read_horizon(connection: Connection) -> int:
     """Return the stored horizon, 0 on a new server."""
     row = connection.execute("SELECT value FROM number WHERE name = ?", (HORIZON,)).fetchone()
     return int(row["value"]) if row is not None else 0
 
 
-def write_horizon(connection: sqlite3.Connection, horizon: int) -> None:
+def write_horizon(connection: Connection, horizon: int) -> None:
     """Store the horizon."""
     connection.execute(
         "INSERT INTO number(name, value) VALUES (?, ?) ON CONFLICT(name) DO UPDATE SET value = excluded.value",

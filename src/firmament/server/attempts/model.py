@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 from firmament.server.attempts.machine import AttemptState
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from firmament.core.ids import AttemptId
     from firmament.core.manifest import Manifest
+    from firmament.server.database.port import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class AttemptRecord:
     updated_at: int
 
     @classmethod
-    def of_row(cls, row: sqlite3.Row) -> AttemptRecord:
+    def of_row(cls, row: Row) -> AttemptRecord:
         """Read a row of `store.SELECT`."""
         return cls(
             attempt_id=row["uid"],

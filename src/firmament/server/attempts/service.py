@@ -24,11 +24,11 @@ from firmament.server.inventory.store import decode_manifest, get_device
 from firmament.server.scope import Action, Scope, of_device
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Sequence
     from datetime import datetime
 
     from firmament.protocol.v1.messages import Report
+    from firmament.server.database.port import Connection, Row
     from firmament.server.device_link import Effect, Session
     from firmament.server.inventory.model import Device
 
@@ -42,7 +42,7 @@ MAX_HISTORY: Final = 200
 
 
 def assign(
-    connection: sqlite3.Connection, scope: Scope, *, device_id: str, product: str, version: str, now: datetime
+    connection: Connection, scope: Scope, *, device_id: str, product: str, version: str, now: datetime
 ) -> AttemptId:
     """Open an attempt: this device shall go to this release. The same again gives the same attempt.
 
@@ -76,7 +76,7 @@ def assign(
 
 
 def _open(
-    connection: sqlite3.Connection,
+    connection: Connection,
     scope: Scope,
     device_row: int,
     device_id: str,
@@ -104,7 +104,7 @@ def _open(
     return attempt_id
 
 
-def unassign(connection: sqlite3.Connection, scope: Scope, *, device_id: str, now: datetime) -> AttemptId:
+def unassign(connection: Connection, scope: Scope, *, device_id: str, now: datetime) -> AttemptId:
     """Take the open attempt back; raises NotFoundError when there is none.
 
     A device that is past the download may finish it; what it then reports still counts.
@@ -120,9 +120,7 @@ def unassign(connection: sqlite3.Connection, scope: Scope, *, device_id: str, no
     return AttemptId(current["uid"])
 
 
-def cancel_of_release(
-    connection: sqlite3.Connection, scope: Scope, release_row: int, now: datetime, *, reason: str
-) -> None:
+def cancel_of_release(connection: Connection, scope: Scope, release_row: int, now: datetime, *, reason: str) -> None:
     """Cancel every open attempt of a release, e.g. when it was withdrawn."""
     rows = connection.execute(
         "SELECT id, uid, state FROM attempt WHERE release_id = ? AND active = 1", (release_row,)
@@ -131,7 +129,7 @@ def cancel_of_release(
         _cancel(connection, scope, row, now, reason=reason)
 
 
-def _cancel(connection: sqlite3.Connection, scope: Scope, row: sqlite3.Row, now: datetime, *, reason: str) -> None:
+def _cancel(connection: Connection, scope: Scope, row: Row, now: datetime, *, reason: str) -> None:
     assert move(AttemptState(row["state"]), AttemptState.CANCELLED) is not None  # an open attempt always can
     connection.execute(
         "UPDATE attempt SET state = ?, active = 0, updated_at = ? WHERE id = ?",
@@ -140,16 +138,14 @@ def _cancel(connection: sqlite3.Connection, scope: Scope, row: sqlite3.Row, now:
     events.append(connection, scope, Event.ATTEMPT_CANCELLED, now, subject=row["uid"], reason=reason)
 
 
-def list_attempts(connection: sqlite3.Connection, scope: Scope, device_id: str) -> list[AttemptRecord]:
+def list_attempts(connection: Connection, scope: Scope, device_id: str) -> list[AttemptRecord]:
     """Return a device's attempts, newest first; raises NotFoundError."""
     get_device(connection, scope, device_id)
     rows = connection.execute(_SELECT + " ORDER BY a.id DESC LIMIT ?", (scope.tenant_id, device_id, MAX_HISTORY))
     return [AttemptRecord.of_row(row) for row in rows]
 
 
-def carry_out(
-    connection: sqlite3.Connection, scope: Scope, device: Device, effects: Sequence[Effect], now: datetime
-) -> None:
+def carry_out(connection: Connection, scope: Scope, device: Device, effects: Sequence[Effect], now: datetime) -> None:
     """Write the effects of one message, all in the caller's transaction."""
     moment = int(now.timestamp())
     for effect in effects:
@@ -186,9 +182,7 @@ def carry_out(
                 pass  # the edge answers with it
 
 
-def _move(
-    connection: sqlite3.Connection, scope: Scope, device: Device, effect: device_link.MoveAttempt, now: datetime
-) -> None:
+def _move(connection: Connection, scope: Scope, device: Device, effect: device_link.MoveAttempt, now: datetime) -> None:
     # The state was read before this transaction: look again, so that two reports cannot cross.
     row = connection.execute("SELECT uid, state, active FROM attempt WHERE id = ?", (effect.row_id,)).fetchone()
     state = AttemptState(row["state"])
@@ -222,7 +216,7 @@ def _move(
     )
 
 
-def was_accepted(connection: sqlite3.Connection, device: Device, number: int, digest: bytes) -> bool:
+def was_accepted(connection: Connection, device: Device, number: int, digest: bytes) -> bool:
     """Whether exactly this report was stored before; raises ReplayError if the number said something else."""
     row = connection.execute(
         "SELECT digest FROM report WHERE device_id = ? AND number = ?", (device.row_id, number)
@@ -234,9 +228,7 @@ def was_accepted(connection: sqlite3.Connection, device: Device, number: int, di
     return True
 
 
-def take_report(
-    connection: sqlite3.Connection, session: Session, report: Report, payload: bytes, now: datetime
-) -> None:
+def take_report(connection: Connection, session: Session, report: Report, payload: bytes, now: datetime) -> None:
     """Store one verified report and what it changes; the same again changes nothing.
 
     The check for "accepted before" and the change share a transaction, so that of two copies

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from firmament.server.database.port import Connection
+
 T = TypeVar("T")
 log = logger("server.database")
 
@@ -36,7 +38,7 @@ MAX_QUEUED_JOBS: Final = 4096
 # At 17k single-row commits a second (stack.md §3) the queue is a quarter of a second deep.
 MAX_JOBS_PER_COMMIT: Final = 500
 BUSY_TIMEOUT_S: Final = 5.0
-Job = tuple["Callable[[sqlite3.Connection], Any]", "asyncio.Future[Any] | None", "asyncio.AbstractEventLoop | None"]
+Job = tuple["Callable[[Connection], Any]", "asyncio.Future[Any] | None", "asyncio.AbstractEventLoop | None"]
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
@@ -86,7 +88,7 @@ def mapped_database_errors() -> Iterator[None]:
         raise CorruptStateError("The database cannot be used", reason=error) from error
 
 
-def transact(connection: sqlite3.Connection, job: Callable[[sqlite3.Connection], T]) -> T:
+def transact(connection: sqlite3.Connection, job: Callable[[Connection], T]) -> T:
     """Run one job in a transaction of its own (commands; the server uses `Writer`)."""
     with mapped_database_errors():
         connection.execute("BEGIN IMMEDIATE")
@@ -108,7 +110,7 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="firmament-writer", daemon=True)
         self._thread.start()
 
-    async def submit(self, job: Callable[[sqlite3.Connection], T]) -> T:
+    async def submit(self, job: Callable[[Connection], T]) -> T:
         """Run `job` in a transaction; return its result after the commit is durable.
 
         Raises OverloadedError when too many jobs wait, and whatever the job raises.
@@ -167,7 +169,7 @@ class Writer:
                 with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits any more
                     loop.call_soon_threadsafe(_resolve, future, value, problem)
 
-    def _one(self, job: Callable[[sqlite3.Connection], Any]) -> tuple[Any, BaseException | None]:
+    def _one(self, job: Callable[[Connection], Any]) -> tuple[Any, BaseException | None]:
         self._connection.execute("SAVEPOINT job")
         try:
             with mapped_database_errors():
@@ -178,6 +180,33 @@ class Writer:
             return None, error
         self._connection.execute("RELEASE job")
         return value, None
+
+
+class SqliteDatabase:
+    """The embedded default: a reader in the event loop and the one writer thread."""
+
+    def __init__(self, path: Path) -> None:
+        # The writer first: it switches the file to WAL mode.
+        self._writer = Writer(path)
+        try:
+            self._reader = connect(path, read_only=True)
+        except BaseException:
+            self._writer.close()
+            raise
+
+    async def read(self, job: Callable[[Connection], T]) -> T:
+        """See the port: in the event loop, without a thread's hop; short pages only."""
+        with mapped_database_errors():
+            return job(self._reader)
+
+    async def submit(self, job: Callable[[Connection], T]) -> T:
+        """See the port."""
+        return await self._writer.submit(job)
+
+    def close(self) -> None:
+        """See the port."""
+        self._writer.close()
+        self._reader.close()
 
 
 def _resolve(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:

@@ -15,7 +15,7 @@ from firmament.errors import CorruptStateError
 from firmament.server.database.connection import connect
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
-HEAD: Final = "0001"
+HEAD: Final = "0008"
 """The newest revision below `MIGRATIONS`; a test compares the two."""
 
 

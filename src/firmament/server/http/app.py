@@ -29,7 +29,7 @@ from firmament.errors import (
 from firmament.log import logger
 from firmament.server import seen, versions
 from firmament.server.authority import load_authority
-from firmament.server.database.connection import Writer, connect
+from firmament.server.database.connection import SqliteDatabase
 from firmament.server.database.migrate import migrate
 from firmament.server.http.connection import DeviceConnection
 from firmament.server.http.device_api import PREFIX, DeviceApi, extend_horizon
@@ -51,12 +51,12 @@ from firmament.server.signer_client import SignerClient
 from firmament.server.versions import ReplyVersions
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Awaitable, Callable, Iterator
 
     from starlette.requests import Request
 
     from firmament.core.clock import Clock
+    from firmament.server.database.port import Database
     from firmament.server.http.messages import AsgiScope, Receive, Send
     from firmament.server.layout import Layout
     from firmament.server.settings import ServerSettings
@@ -102,36 +102,34 @@ class Server:
         layout, settings = self._layout, self._settings
         certificate = server_certificate(disk, layout, settings, self._clock.now())
         context = make_context(disk, certificate, layout.device_ca / "ca.pem")
-        # The writer first: it switches the file to WAL mode.
-        writer = Writer(layout.database)
-        with contextlib.closing(connect(layout.database, read_only=True)) as reader:
-            try:
-                parts = self._parts(disk, signer, writer, reader)
-                application = Application(parts)
-                config = uvicorn.Config(
-                    application,
-                    http=DeviceConnection,
-                    ws="none",
-                    loop="uvloop",
-                    lifespan="off",
-                    log_config=None,
-                    access_log=False,
-                    server_header=False,
-                    timeout_keep_alive=KEEP_ALIVE_S,
-                    timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
-                    backlog=BACKLOG,
-                )
-                config.load()
-                config.ssl = context
-                DeviceConnection.head_deadline_s = settings.header_deadline_s
-                DeviceConnection.max_connections = settings.max_connections
-                quiet_uvicorn()
-                server = _UvicornServer(config, self, parts, on_ready)
-                server.run(sockets=[listener])
-            finally:
-                writer.close()
+        database = SqliteDatabase(layout.database)
+        try:
+            parts = self._parts(disk, signer, database)
+            application = Application(parts)
+            config = uvicorn.Config(
+                application,
+                http=DeviceConnection,
+                ws="none",
+                loop="uvloop",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
+                backlog=BACKLOG,
+            )
+            config.load()
+            config.ssl = context
+            DeviceConnection.head_deadline_s = settings.header_deadline_s
+            DeviceConnection.max_connections = settings.max_connections
+            quiet_uvicorn()
+            server = _UvicornServer(config, self, parts, on_ready)
+            server.run(sockets=[listener])
+        finally:
+            database.close()
 
-    def _parts(self, disk: ServerDisk, signer: SignerClient, writer: Writer, reader: sqlite3.Connection) -> Parts:
+    def _parts(self, disk: ServerDisk, signer: SignerClient, database: Database) -> Parts:
         layout, settings = self._layout, self._settings
         blobs = BlobStore(
             disk, layout.blobs, max_length_bytes=settings.max_blob_bytes, min_free_bytes=settings.min_free_bytes
@@ -141,8 +139,7 @@ class Server:
             generations=Generations(disk, layout),
             blobs=blobs,
             signer=signer,
-            writer=writer,
-            reader=reader,
+            database=database,
             online_keyids=read_online_keyids(disk, layout.online_public),
             clock=self._clock,
         )
@@ -150,11 +147,10 @@ class Server:
             settings=settings,
             layout=layout,
             clock=self._clock,
-            reader=reader,
-            link_reader=LinkReader(reader),
-            writer=writer,
+            database=database,
+            link_reader=LinkReader(database),
             director_keys=load_director_keys(disk, layout.director),
-            reply_versions=ReplyVersions(versions.read_horizon(reader)),
+            reply_versions=ReplyVersions(),
             registrar=Registrar(load_authority(disk, layout.device_ca), settings.device_certificate_days),
             blobs=blobs,
             publisher=publisher,
@@ -170,6 +166,7 @@ class Server:
     async def start(self, parts: Parts) -> None:
         """Mend what a crash left, and start the loops."""
         await parts.publisher.recover()
+        parts.reply_versions.begin(await parts.database.read(versions.read_horizon))
         await extend_horizon(parts, int(self._clock.now().timestamp()))
         # Before the first answer: after some days of standstill the timestamp has expired.
         await _guarded(self._refresh, parts)
@@ -188,11 +185,11 @@ class Server:
         await self._flush_seen(parts)
         # No request is answered any more: nothing above this was handed out.
         horizon = parts.reply_versions.last()
-        await parts.writer.submit(lambda connection: versions.write_horizon(connection, horizon))
+        await parts.database.submit(lambda connection: versions.write_horizon(connection, horizon))
 
     async def _flush_seen(self, parts: Parts) -> None:
         while rows := parts.last_seen.take():
-            await parts.writer.submit(lambda connection, rows=rows: seen.write_seen(connection, rows))  # type: ignore[misc]  # bound now
+            await parts.database.submit(lambda connection, rows=rows: seen.write_seen(connection, rows))  # type: ignore[misc]  # bound now
 
     async def _extend_horizon(self, parts: Parts) -> None:
         await extend_horizon(parts, int(self._clock.now().timestamp()))

@@ -152,7 +152,7 @@ class DeviceApi:
             if path.startswith(prefix):
                 name = path.removeprefix(prefix)
                 is_public = parts.settings.repository_access == "public" and prefix != paths.DIRECTOR_METADATA
-                peer = exchange.address if is_public else self._device(exchange)[0].device_id
+                peer = exchange.address if is_public else (await self._device(exchange))[0].device_id
                 if not grammar.fullmatch(name):
                     raise NotFoundError("There is no such file in the repository", name=name[:80])
                 exchange.status = await self._downloads.send_file(
@@ -166,7 +166,7 @@ class DeviceApi:
                 return
         raise NotFoundError("There is no such path", path=path[:80])
 
-    def _device(self, exchange: _Exchange) -> tuple[Device, Session]:
+    async def _device(self, exchange: _Exchange) -> tuple[Device, Session]:
         """Return who speaks: a verified certificate, an enrolled device, its registered key, enabled."""
         parts = self._parts
         peer: PeerIdentity | None = exchange.scope["state"].get("peer")
@@ -174,7 +174,7 @@ class DeviceApi:
             raise UnauthenticatedError("This needs a device certificate")
         exchange.device_id = peer.device_id
         parts.device_limit.require(peer.device_id, parts.clock.monotonic_s(), what="requests of this device")
-        found = parts.link_reader.find(peer.device_id)
+        found = await parts.link_reader.find(peer.device_id)
         if found is None:
             raise UnauthenticatedError("This device is not enrolled here", device_id=peer.device_id)
         device, attempt = found
@@ -199,7 +199,7 @@ class DeviceApi:
     # --- the three messages ----------------------------------------------------------------
 
     async def _poll(self, exchange: _Exchange) -> None:
-        device, session = self._device(exchange)
+        device, session = await self._device(exchange)
         poll = decode_poll_request(await self._body(exchange))
         now = self._parts.clock.now()
         _, effects = device_link.on_poll(session, poll, intervals=self._intervals)
@@ -207,7 +207,7 @@ class DeviceApi:
         changes = [effect for effect in effects if effect is not reply]
         if changes:
             scope = of_device(device.tenant_id, device.device_id)
-            await self._parts.writer.submit(
+            await self._parts.database.submit(
                 lambda connection: attempts.carry_out(connection, scope, device, changes, now)
             )
         signed = make_reply(
@@ -231,7 +231,7 @@ class DeviceApi:
         raise OverloadedError("No version number could be reserved", retry_after_s=1)
 
     async def _report(self, exchange: _Exchange) -> None:
-        device, _ = self._device(exchange)
+        device, _ = await self._device(exchange)
         batch = decode_report_batch(await self._body(exchange))
         accepted: list[int] = []
         refused: FirmamentError | None = None
@@ -247,13 +247,13 @@ class DeviceApi:
         await self._json(exchange, ReportReply(tuple(accepted)).to_json())
 
     async def _one_report(self, device: Device, value: Mapping[str, Any]) -> int:
-        identity_key = self._parts.link_reader.identity_key(device)
+        identity_key = await self._parts.link_reader.identity_key(device)
         report, payload = open_report(value, identity_key=identity_key, keyid=device.identity_keyid)
-        found = self._parts.link_reader.attempt(report.attempt_id)
+        found = await self._parts.link_reader.attempt(report.attempt_id)
         attempt, owner = found if found is not None else (None, None)
         about = Session(device, attempt)
         device_link.check_report(about, report, owner_row_id=owner)
-        await self._parts.writer.submit(
+        await self._parts.database.submit(
             lambda connection: attempts.take_report(connection, about, report, payload, self._parts.clock.now())
         )
         self._log_report(device, report)
@@ -272,7 +272,7 @@ class DeviceApi:
     async def _note_refusal(self, device: Device, error: FirmamentError) -> None:
         scope = of_device(device.tenant_id, device.device_id)
         note = device_link.refusal_note(error, number=None)
-        await self._parts.writer.submit(
+        await self._parts.database.submit(
             lambda connection: attempts.carry_out(connection, scope, device, [note], self._parts.clock.now())
         )
 
@@ -288,14 +288,14 @@ class DeviceApi:
             hpke_public_key=request.hpke_public_key,
         )
         try:
-            enrolled = await parts.writer.submit(
+            enrolled = await parts.database.submit(
                 lambda connection: inventory.enrol_with_token(
                     connection, parts.registrar, request.token, applicant, parts.clock.now()
                 )
             )
         except FirmamentError as error:
             code, address, product = error.code, exchange.address, request.product
-            await parts.writer.submit(
+            await parts.database.submit(
                 lambda connection: inventory.note_refused_enrolment(
                     connection, code=code, address=address, product=product, now=parts.clock.now()
                 )
@@ -309,5 +309,5 @@ async def extend_horizon(parts: Parts, unix_s: int) -> None:
     """Store the next block of director versions if the present one runs out."""
     wanted = parts.reply_versions.wanted_horizon(unix_s)
     if wanted is not None:
-        await parts.writer.submit(lambda connection: versions.write_horizon(connection, wanted))
+        await parts.database.submit(lambda connection: versions.write_horizon(connection, wanted))
         parts.reply_versions.stored(wanted)

@@ -64,10 +64,10 @@ class FleetApi(OperatorPart):
 
     async def list_devices(self, request: Request) -> dict[str, Any]:
         """Return one page of devices."""
-        scope = self._readable(request)
+        scope = await self._readable(request)
         limit = max(1, min(query_integer(request, "limit", 100), inventory_store.MAX_PAGE))
-        found = inventory_store.list_devices(
-            self._parts.reader,
+        found = await self._read(
+            inventory_store.list_devices,
             scope,
             product=request.query_params.get("product"),
             after=query_integer(request, "cursor", 0),
@@ -80,21 +80,21 @@ class FleetApi(OperatorPart):
 
     async def get_device(self, request: Request, device_id: str) -> dict[str, Any]:
         """Show one device."""
-        return _device(inventory_store.get_device(self._parts.reader, self._readable(request), device_id))
+        return _device(await self._read(inventory_store.get_device, await self._readable(request), device_id))
 
     async def list_attempts(self, request: Request, device_id: str) -> dict[str, Any]:
         """List one device's attempts."""
-        found = attempts.list_attempts(self._parts.reader, self._readable(request), device_id)
+        found = await self._read(attempts.list_attempts, await self._readable(request), device_id)
         return {"attempts": [_attempt(record) for record in found]}
 
     async def assign(self, request: Request, device_id: str) -> dict[str, Any]:
         """Open an attempt."""
-        scope = self._scope(request)
+        scope = await self._scope(request)
         product, _, version = (await self._fields(request)).text("release", max_length=128).partition("/")
         check(product, PRODUCT, what="The product name")
         check(version, VERSION, what="The version")
         now = self._parts.clock.now()
-        attempt_id = await self._parts.writer.submit(
+        attempt_id = await self._parts.database.submit(
             lambda connection: attempts.assign(
                 connection, scope, device_id=device_id, product=product, version=version, now=now
             )
@@ -103,8 +103,8 @@ class FleetApi(OperatorPart):
 
     async def unassign(self, request: Request, device_id: str) -> dict[str, Any]:
         """Cancel the open attempt."""
-        scope, now = self._scope(request), self._parts.clock.now()
-        attempt_id = await self._parts.writer.submit(
+        scope, now = await self._scope(request), self._parts.clock.now()
+        attempt_id = await self._parts.database.submit(
             lambda connection: attempts.unassign(connection, scope, device_id=device_id, now=now)
         )
         return {"attempt_id": attempt_id}
@@ -118,22 +118,22 @@ class FleetApi(OperatorPart):
         return await self._set_disabled(request, device_id, disabled=False)
 
     async def _set_disabled(self, request: Request, device_id: str, *, disabled: bool) -> Response:
-        scope, now = self._scope(request), self._parts.clock.now()
-        await self._parts.writer.submit(
+        scope, now = await self._scope(request), self._parts.clock.now()
+        await self._parts.database.submit(
             lambda connection: inventory.set_disabled(connection, scope, device_id, disabled=disabled, now=now)
         )
         return Response(status_code=204)
 
     async def make_enrolment_token(self, request: Request) -> dict[str, Any]:
         """Issue a token for one or more devices of one kind."""
-        scope = self._scope(request)
+        scope = await self._scope(request)
         fields = await self._fields(request)
         product = fields.text("product", pattern=PRODUCT)
         hardware = fields.text("hardware", pattern=HARDWARE) if "hardware" in fields else None
         lifetime = timedelta(seconds=fields.integer("expires_in_s", minimum=1, maximum=366 * DAY_S))
         uses = fields.integer("uses", minimum=1, default=1)
         now = self._parts.clock.now()
-        token = await self._parts.writer.submit(
+        token = await self._parts.database.submit(
             lambda connection: inventory.issue_enrolment_token(
                 connection, scope, product=product, hardware=hardware, lifetime=lifetime, uses=uses, now=now
             )
@@ -142,7 +142,7 @@ class FleetApi(OperatorPart):
 
     async def enrol_by_request(self, request: Request) -> dict[str, Any]:
         """Certify a device that an operator vouches for."""
-        scope = self._scope(request)
+        scope = await self._scope(request)
         fields = await self._fields(request)
         applicant = inventory.applicant(
             product=fields.text("product", pattern=PRODUCT),
@@ -152,7 +152,7 @@ class FleetApi(OperatorPart):
             hpke_public_key=fields.hex_bytes("hpke_public_key", length=HPKE_PUBLIC_KEY_LENGTH_BYTES),
         )
         now = self._parts.clock.now()
-        enrolled = await self._parts.writer.submit(
+        enrolled = await self._parts.database.submit(
             lambda connection: inventory.enrol_with_request(connection, scope, self._parts.registrar, applicant, now)
         )
         return EnrolReply(enrolled.device_id, enrolled.certificate_chain_pem).to_json()

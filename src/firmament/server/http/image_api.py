@@ -59,7 +59,7 @@ class ImageApi(OperatorPart):
 
     async def put_blob(self, request: Request, response: Response, sha256: str) -> dict[str, Any]:
         """Receive bytes; they are durable and digested when this answers. Idempotent."""
-        self._scope(request).require(Action.UPLOAD)
+        (await self._scope(request)).require(Action.UPLOAD)
         digest = digest_of_hex(sha256)
         blobs = self._parts.blobs
         is_new = blobs.length_bytes(digest) is None
@@ -83,7 +83,7 @@ class ImageApi(OperatorPart):
 
     async def head_blob(self, request: Request, sha256: str) -> Response:
         """Say whether bytes are there; 200 or 404."""
-        self._scope(request).require(Action.UPLOAD)
+        (await self._scope(request)).require(Action.UPLOAD)
         length = self._parts.blobs.length_bytes(digest_of_hex(sha256))
         if length is None:
             return Response(status_code=404)
@@ -91,7 +91,7 @@ class ImageApi(OperatorPart):
 
     async def publish(self, request: Request) -> dict[str, Any]:
         """Publish; see `releases.admission`."""
-        scope = self._scope(request)
+        scope = await self._scope(request)
         scope.require(Action.PUBLISH)
         fields = await self._fields(request, limit_bytes=MAX_PUBLISH_LENGTH_BYTES)
         submission = Submission(_files(fields, "metadata"), _files(fields, "director_roots"))
@@ -99,34 +99,34 @@ class ImageApi(OperatorPart):
 
     async def image_state(self, request: Request) -> dict[str, Any]:
         """Return what is published."""
-        self._readable(request)
+        await self._readable(request)
         return self._parts.publisher.published.state()
 
     async def list_products(self, request: Request) -> dict[str, Any]:
         """List product lines."""
-        return {"products": products.list_products(self._parts.reader, self._readable(request))}
+        return {"products": await self._read(products.list_products, await self._readable(request))}
 
     async def list_releases(self, request: Request) -> dict[str, Any]:
         """List releases, of one product or all."""
         product = request.query_params.get("product")
-        return {"releases": releases.list_releases(self._parts.reader, self._readable(request), product=product)}
+        return {"releases": await self._read(releases.list_releases, await self._readable(request), product=product)}
 
     async def get_release(self, request: Request, product: str, version: str) -> dict[str, Any]:
         """Show one release."""
-        scope = self._readable(request, product=product)
-        return releases.get_release(self._parts.reader, scope, product=product, version=version)
+        scope = await self._readable(request, product=product)
+        return await self._read(releases.get_release, scope, product=product, version=version)
 
     async def promote(self, request: Request, product: str, version: str) -> dict[str, Any]:
         """Point a channel at a release."""
-        scope = self._scope(request)
+        scope = await self._scope(request)
         channel = (await self._fields(request)).text("channel", max_length=63, pattern=CHANNEL)
         now = self._parts.clock.now()
-        await self._parts.writer.submit(
+        await self._parts.database.submit(
             lambda connection: releases.promote(
                 connection, scope, product=product, version=version, channel=channel, now=now
             )
         )
-        return releases.get_release(self._parts.reader, scope, product=product, version=version)
+        return await self._read(releases.get_release, scope, product=product, version=version)
 
 
 def _files(fields: Fields, name: str) -> dict[str, bytes]:

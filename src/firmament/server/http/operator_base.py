@@ -6,7 +6,7 @@ the services. Refusals are problem+json everywhere, also the framework's own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 
 from fastapi import APIRouter, Request
 
@@ -19,8 +19,14 @@ from firmament.server.people import service as people
 from firmament.server.scope import Action
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from firmament.server.database.port import Connection
     from firmament.server.parts import Parts
     from firmament.server.scope import Scope
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 MAX_BODY_LENGTH_BYTES: Final = 64 * 1024
 DAY_S: Final = 86_400
@@ -47,12 +53,17 @@ class OperatorPart:
         """Name paths, shapes and handlers."""
         raise NotImplementedError
 
-    def _scope(self, request: Request) -> Scope:
+    async def _scope(self, request: Request) -> Scope:
         """Return who a bearer token speaks for; raises UnauthenticatedError."""
-        return people.scope_of_token(self._parts.reader, bearer_token(request), self._parts.clock.now())
+        token, now = bearer_token(request), self._parts.clock.now()
+        return await self._parts.database.read(lambda connection: people.scope_of_token(connection, token, now))
 
-    def _readable(self, request: Request, *, product: str | None = None) -> Scope:
-        scope = self._scope(request)
+    async def _read(self, query: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a service's query on a connection."""
+        return await self._parts.database.read(lambda connection: query(connection, *args, **kwargs))
+
+    async def _readable(self, request: Request, *, product: str | None = None) -> Scope:
+        scope = await self._scope(request)
         scope.require(Action.READ, product=product)
         return scope
 

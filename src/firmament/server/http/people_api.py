@@ -63,9 +63,9 @@ class PeopleApi(OperatorPart):
         parts.login_limit.require(address, parts.clock.monotonic_s(), what="sign-in attempts")
         fields = await self._fields(request)
         name, password = fields.text("name", max_length=64), fields.text("password", max_length=256)
-        found = people.credentials(parts.reader, name)
+        found = await self._read(people.credentials, name)
         is_right = await asyncio.to_thread(verify_password, found.hashed, password)
-        issued = await parts.writer.submit(
+        issued = await parts.database.submit(
             lambda connection: people.open_session(
                 connection, found, is_right=is_right, label="session", now=parts.clock.now()
             )
@@ -76,15 +76,15 @@ class PeopleApi(OperatorPart):
 
     async def logout(self, request: Request) -> Response:
         """Revoke the token that is used."""
-        scope = self._scope(request)
+        scope = await self._scope(request)
         token = bearer_token(request)
         now = self._parts.clock.now()
-        await self._parts.writer.submit(lambda connection: people.revoke_token(connection, scope, token, now))
+        await self._parts.database.submit(lambda connection: people.revoke_token(connection, scope, token, now))
         return Response(status_code=204)
 
     async def make_token(self, request: Request) -> dict[str, Any]:
         """Issue a narrower or equal token."""
-        scope = self._scope(request)
+        scope = await self._scope(request)
         fields = await self._fields(request)
         role = fields.one_of("role", Role)
         product = fields.maybe("product", fields.text)
@@ -92,7 +92,7 @@ class PeopleApi(OperatorPart):
         label = fields.text("label", max_length=80, default="")
         now = self._parts.clock.now()
         return _token(
-            await self._parts.writer.submit(
+            await self._parts.database.submit(
                 lambda connection: people.issue_token(
                     connection, scope, role=role, product=product, lifetime=lifetime, label=label, now=now
                 )
@@ -101,34 +101,36 @@ class PeopleApi(OperatorPart):
 
     async def list_people(self, request: Request) -> dict[str, Any]:
         """List everybody."""
-        return {"people": people.list_people(self._parts.reader, self._scope(request))}
+        return {"people": await self._read(people.list_people, await self._scope(request))}
 
     async def add_person(self, request: Request) -> dict[str, Any]:
         """Add somebody; the password is hashed in a thread."""
-        scope = self._scope(request)
+        scope = await self._scope(request)
         scope.require(Action.MANAGE_PEOPLE)
         fields = await self._fields(request)
         name, role = fields.text("name", max_length=64), fields.one_of("role", Role)
         hashed = await asyncio.to_thread(hash_password, fields.text("password", max_length=256))
         now = self._parts.clock.now()
-        await self._parts.writer.submit(
+        await self._parts.database.submit(
             lambda connection: people.add_person(connection, scope, name=name, role=role, password_hash=hashed, now=now)
         )
         return {"name": name, "role": role.value, "disabled": False, "created_at": int(now.timestamp())}
 
     async def disable_person(self, request: Request, name: str) -> Response:
         """Disable somebody."""
-        scope, now = self._scope(request), self._parts.clock.now()
-        await self._parts.writer.submit(lambda connection: people.disable_person(connection, scope, name=name, now=now))
+        scope, now = await self._scope(request), self._parts.clock.now()
+        await self._parts.database.submit(
+            lambda connection: people.disable_person(connection, scope, name=name, now=now)
+        )
         return Response(status_code=204)
 
     async def list_events(self, request: Request) -> dict[str, Any]:
         """Return one page; `after` is the id of the last one seen."""
-        scope = self._readable(request)
+        scope = await self._readable(request)
         after = query_integer(request, "after", 0)
         subject = request.query_params.get("subject")
         limit = query_integer(request, "limit", 100)
-        found = events.list_events(self._parts.reader, scope, subject=subject, after=after, limit=limit)
+        found = await self._read(events.list_events, scope, subject=subject, after=after, limit=limit)
         return {"events": found}
 
 

@@ -32,28 +32,30 @@ class QuestionsApi(OperatorPart):
     async def check_for_updates(self, request: Request, device_type: str, version: str) -> dict[str, Any]:
         """Compare with the stable channel, or the one that is named."""
         channel = request.query_params.get("channel", questions.STABLE)
-        scope = self._readable(request, product=device_type)
-        return questions.check_for_updates(
-            self._parts.reader, scope, device_type=device_type, version=version, channel=channel
+        scope = await self._readable(request, product=device_type)
+        return await self._read(
+            questions.check_for_updates, scope, device_type=device_type, version=version, channel=channel
         )
 
     async def get_firmware_download(self, request: Request, device_type: str) -> dict[str, Any]:
         """Name path, length and digest."""
-        scope = self._readable(request, product=device_type)
+        scope = await self._readable(request, product=device_type)
         version = request.query_params.get("version")
-        return questions.get_firmware_download(self._parts.reader, scope, device_type=device_type, version=version)
+        return await self._read(questions.get_firmware_download, scope, device_type=device_type, version=version)
 
     async def record_update(self, request: Request) -> Response:
         """Store somebody's word."""
-        scope = self._scope(request)
+        scope = await self._scope(request)
         fields = await self._fields(request)
         words = {
             name: fields.text(name, max_length=64) for name in ("device_id", "old_version", "new_version", "status")
         }
         now = self._parts.clock.now()
-        await self._parts.writer.submit(lambda connection: questions.record_update(connection, scope, now=now, **words))
+        await self._parts.database.submit(
+            lambda connection: questions.record_update(connection, scope, now=now, **words)
+        )
         return Response(status_code=204)
 
     async def get_device_info(self, request: Request, device_id: str) -> dict[str, Any]:
         """Describe one device."""
-        return questions.get_device_info(self._parts.reader, self._readable(request), device_id=device_id)
+        return await self._read(questions.get_device_info, await self._readable(request), device_id=device_id)

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from firmament.core.ids import DeviceId
+    from firmament.server.database.port import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,7 @@ class Device:
     """Canonical JSON, so that a change is seen by comparing."""
 
     @classmethod
-    def of_row(cls, row: sqlite3.Row) -> Device:
+    def of_row(cls, row: Row) -> Device:
         """Read a row of `store.LINK_QUERY`."""
         return cls(
             row_id=row["id"],
@@ -67,7 +66,7 @@ class DeviceRecord:
     row_id: int
 
     @classmethod
-    def of_row(cls, row: sqlite3.Row) -> DeviceRecord:
+    def of_row(cls, row: Row) -> DeviceRecord:
         """Read a row of `store.LIST_QUERY`."""
         return cls(
             device_id=row["uid"],

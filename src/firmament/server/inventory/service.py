@@ -22,10 +22,10 @@ from firmament.server.scope import SERVER, Action, Scope, of_device
 from firmament.server.tokens import ENROLMENT_PREFIX, hash_token, make_token
 
 if TYPE_CHECKING:
-    import sqlite3
     from datetime import datetime
 
     from firmament.server.authority import Authority
+    from firmament.server.database.port import Connection
 
 MAX_TOKEN_LIFETIME: Final = timedelta(days=366)
 MAX_TOKEN_USES: Final = 1_000_000
@@ -79,7 +79,7 @@ def applicant(*, product: str, hardware: str, serial: str, csr_pem: str, hpke_pu
 
 
 def issue_enrolment_token(
-    connection: sqlite3.Connection,
+    connection: Connection,
     scope: Scope,
     *,
     product: str,
@@ -117,7 +117,7 @@ def issue_enrolment_token(
 
 
 def enrol_with_token(
-    connection: sqlite3.Connection, registrar: Registrar, token: str, device: Applicant, now: datetime
+    connection: Connection, registrar: Registrar, token: str, device: Applicant, now: datetime
 ) -> Enrolled:
     """Register a device that presents a one-time token.
 
@@ -151,7 +151,7 @@ def enrol_with_token(
 
 
 def enrol_with_request(
-    connection: sqlite3.Connection, scope: Scope, registrar: Registrar, device: Applicant, now: datetime
+    connection: Connection, scope: Scope, registrar: Registrar, device: Applicant, now: datetime
 ) -> Enrolled:
     """Register a device by its request alone, vouched for by an operator (factory path)."""
     scope.require(Action.ENROL, product=device.product)
@@ -160,7 +160,7 @@ def enrol_with_request(
 
 
 def _register(
-    connection: sqlite3.Connection,
+    connection: Connection,
     registrar: Registrar,
     tenant_id: int,
     product_id: int,
@@ -206,9 +206,7 @@ def _register(
     return registrar.certify(device_id, device.request, now)
 
 
-def set_disabled(
-    connection: sqlite3.Connection, scope: Scope, device_id: str, *, disabled: bool, now: datetime
-) -> None:
+def set_disabled(connection: Connection, scope: Scope, device_id: str, *, disabled: bool, now: datetime) -> None:
     """Refuse a device from now on, or take it back; raises NotFoundError or ForbiddenError."""
     scope.require(Action.MANAGE_DEVICES)
     changed = connection.execute(
@@ -222,8 +220,6 @@ def set_disabled(
     events.append(connection, scope, kind, now, subject=device_id)
 
 
-def note_refused_enrolment(
-    connection: sqlite3.Connection, *, code: str, address: str, product: str, now: datetime
-) -> None:
+def note_refused_enrolment(connection: Connection, *, code: str, address: str, product: str, now: datetime) -> None:
     """Record that an enrolment was refused."""
     events.append(connection, SERVER, Event.ENROLMENT_REFUSED, now, subject=product, code=code, address=address)

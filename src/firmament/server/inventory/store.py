@@ -13,9 +13,8 @@ from firmament.server.attempts.model import OpenAttempt
 from firmament.server.inventory.model import Device, DeviceRecord
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from firmament.core.manifest import Manifest
+    from firmament.server.database.port import Connection, Database, Row
     from firmament.server.scope import Scope
 
 LINK_QUERY: Final = """
@@ -31,6 +30,11 @@ WHERE d.uid = ?
 """
 """The poll's one read: three look-ups by key (stack.md §3)."""
 
+ATTEMPT_QUERY: Final = """
+SELECT a.id AS attempt_row, a.uid AS attempt_uid, a.state, a.code, a.boot_id_before, a.device_id,
+       r.id AS release_row, r.target, r.manifest
+FROM attempt a JOIN release r ON r.id = a.release_id WHERE a.uid = ?
+"""
 LIST_QUERY: Final = """
 SELECT d.id, d.uid, p.name AS product, d.hardware, d.serial, d.disabled, d.version, d.sequence_number,
        d.image_digest, d.boot_id, d.attributes, d.enrolled_at, s.last_seen
@@ -44,15 +48,15 @@ MAX_CACHED_MANIFESTS: Final = 256
 
 
 class LinkReader:
-    """Point reads for the device edge, in the event loop: about 10 microseconds each."""
+    """Point reads for the device edge: on SQLite in the event loop, about 10 microseconds each."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._manifests: dict[int, Manifest] = {}
 
-    def find(self, device_id: str) -> tuple[Device, OpenAttempt | None] | None:
+    async def find(self, device_id: str) -> tuple[Device, OpenAttempt | None] | None:
         """Return a device by the name in its certificate, and its open attempt."""
-        row = self._connection.execute(LINK_QUERY, (device_id,)).fetchone()
+        row = await self._database.read(lambda connection: connection.execute(LINK_QUERY, (device_id,)).fetchone())
         if row is None:
             return None
         attempt = None
@@ -60,22 +64,21 @@ class LinkReader:
             attempt = self._attempt(row)
         return Device.of_row(row), attempt
 
-    def attempt(self, attempt_id: str) -> tuple[OpenAttempt, int] | None:
+    async def attempt(self, attempt_id: str) -> tuple[OpenAttempt, int] | None:
         """Return any attempt and the row id of the device it belongs to."""
-        row = self._connection.execute(
-            "SELECT a.id AS attempt_row, a.uid AS attempt_uid, a.state, a.code, a.boot_id_before, a.device_id, "
-            "r.id AS release_row, r.target, r.manifest "
-            "FROM attempt a JOIN release r ON r.id = a.release_id WHERE a.uid = ?",
-            (attempt_id,),
-        ).fetchone()
+        row = await self._database.read(lambda connection: connection.execute(ATTEMPT_QUERY, (attempt_id,)).fetchone())
         return None if row is None else (self._attempt(row), int(row["device_id"]))
 
-    def identity_key(self, device: Device) -> bytes:
+    async def identity_key(self, device: Device) -> bytes:
         """Return the public key that a device enrolled with (SubjectPublicKeyInfo, DER)."""
-        row = self._connection.execute("SELECT identity_key FROM device WHERE id = ?", (device.row_id,)).fetchone()
+        row = await self._database.read(
+            lambda connection: connection.execute(
+                "SELECT identity_key FROM device WHERE id = ?", (device.row_id,)
+            ).fetchone()
+        )
         return bytes(row["identity_key"])
 
-    def _attempt(self, row: sqlite3.Row) -> OpenAttempt:
+    def _attempt(self, row: Row) -> OpenAttempt:
         return OpenAttempt(
             row_id=row["attempt_row"],
             attempt_id=AttemptId(row["attempt_uid"]),
@@ -104,7 +107,7 @@ def decode_manifest(data: bytes) -> Manifest:
 
 
 def list_devices(
-    connection: sqlite3.Connection, scope: Scope, *, product: str | None, after: int, limit: int
+    connection: Connection, scope: Scope, *, product: str | None, after: int, limit: int
 ) -> list[DeviceRecord]:
     """Return one page in the order of enrolment; `after` is the last row id of the page before."""
     wanted = scope.product or product
@@ -117,7 +120,7 @@ def list_devices(
     return [DeviceRecord.of_row(row) for row in rows]
 
 
-def get_device(connection: sqlite3.Connection, scope: Scope, device_id: str) -> DeviceRecord:
+def get_device(connection: Connection, scope: Scope, device_id: str) -> DeviceRecord:
     """Return one device; raises NotFoundError, also for a device of another tenant or product."""
     row = connection.execute(
         LIST_QUERY + " AND d.uid = ?", (scope.tenant_id, scope.product, scope.product, device_id)

@@ -21,8 +21,9 @@ from firmament.server.scope import ALLOWED, Action, Role, Scope
 from firmament.server.tokens import OPERATOR_PREFIX, hash_token, make_token
 
 if TYPE_CHECKING:
-    import sqlite3
     from datetime import datetime
+
+    from firmament.server.database.port import Connection
 
 NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 SESSION_LIFETIME: Final = timedelta(hours=12)
@@ -52,7 +53,7 @@ class IssuedToken:
 
 
 def add_person(
-    connection: sqlite3.Connection, scope: Scope, *, name: str, role: Role, password_hash: str, now: datetime
+    connection: Connection, scope: Scope, *, name: str, role: Role, password_hash: str, now: datetime
 ) -> None:
     """Add a person; raises ConflictError when the name is taken."""
     scope.require(Action.MANAGE_PEOPLE)
@@ -66,7 +67,7 @@ def add_person(
     events.append(connection, scope, Event.PERSON_ADDED, now, subject=name, role=role.value)
 
 
-def disable_person(connection: sqlite3.Connection, scope: Scope, *, name: str, now: datetime) -> None:
+def disable_person(connection: Connection, scope: Scope, *, name: str, now: datetime) -> None:
     """Refuse a person and all their tokens from now on; raises NotFoundError."""
     scope.require(Action.MANAGE_PEOPLE)
     changed = connection.execute(
@@ -77,7 +78,7 @@ def disable_person(connection: sqlite3.Connection, scope: Scope, *, name: str, n
     events.append(connection, scope, Event.PERSON_DISABLED, now, subject=name)
 
 
-def list_people(connection: sqlite3.Connection, scope: Scope) -> list[dict[str, object]]:
+def list_people(connection: Connection, scope: Scope) -> list[dict[str, object]]:
     """Return names, roles and whether they may sign in."""
     scope.require(Action.MANAGE_PEOPLE)
     rows = connection.execute(
@@ -89,7 +90,7 @@ def list_people(connection: sqlite3.Connection, scope: Scope) -> list[dict[str, 
     ]
 
 
-def credentials(connection: sqlite3.Connection, name: str) -> Credentials:
+def credentials(connection: Connection, name: str) -> Credentials:
     """Return what `verify_password` needs; an unknown or disabled name costs the same time."""
     row = connection.execute(
         "SELECT id, password_hash, locked_until FROM person WHERE name = ? AND disabled = 0", (name,)
@@ -100,7 +101,7 @@ def credentials(connection: sqlite3.Connection, name: str) -> Credentials:
 
 
 def open_session(
-    connection: sqlite3.Connection, found: Credentials, *, is_right: bool, label: str, now: datetime
+    connection: Connection, found: Credentials, *, is_right: bool, label: str, now: datetime
 ) -> IssuedToken | None:
     """Count a wrong password, or issue a session token; None means refused.
 
@@ -132,7 +133,7 @@ def open_session(
 
 
 def issue_token(
-    connection: sqlite3.Connection,
+    connection: Connection,
     scope: Scope,
     *,
     role: Role,
@@ -160,7 +161,7 @@ def issue_token(
 
 
 def _issue(
-    connection: sqlite3.Connection,
+    connection: Connection,
     scope: Scope,
     person_id: int,
     role: Role,
@@ -180,7 +181,7 @@ def _issue(
     return IssuedToken(token, expires_at, role, product)
 
 
-def scope_of_token(connection: sqlite3.Connection, token: str, now: datetime) -> Scope:
+def scope_of_token(connection: Connection, token: str, now: datetime) -> Scope:
     """Return who a bearer token speaks for; raises UnauthenticatedError."""
     row = connection.execute(
         "SELECT t.tenant_id, t.role, t.product, t.expires_at, t.revoked_at, p.name, p.disabled, p.role AS person_role "
@@ -197,7 +198,7 @@ def scope_of_token(connection: sqlite3.Connection, token: str, now: datetime) ->
     return Scope(row["tenant_id"], f"person:{row['name']}", role, row["product"])
 
 
-def revoke_token(connection: sqlite3.Connection, scope: Scope, token: str, now: datetime) -> None:
+def revoke_token(connection: Connection, scope: Scope, token: str, now: datetime) -> None:
     """Make one token useless (sign out); unknown tokens are fine."""
     connection.execute(
         "UPDATE token SET revoked_at = ? WHERE hash = ? AND tenant_id = ?",

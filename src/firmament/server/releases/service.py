@@ -18,11 +18,10 @@ from firmament.server.scope import SERVER
 from firmament.trust import repository
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Mapping
 
     from firmament.core.clock import Clock
-    from firmament.server.database.connection import Writer
+    from firmament.server.database.port import Database
     from firmament.server.payloads.store import BlobStore
     from firmament.server.releases.generations import Generations
     from firmament.server.releases.model import Admitted, Published, Submission
@@ -41,16 +40,14 @@ class Publisher:
         generations: Generations,
         blobs: BlobStore,
         signer: SignerClient,
-        writer: Writer,
-        reader: sqlite3.Connection,
+        database: Database,
         online_keyids: Mapping[str, Mapping[str, str]],
         clock: Clock,
     ) -> None:
         self._generations = generations
         self._blobs = blobs
         self._signer = signer
-        self._writer = writer
-        self._reader = reader
+        self._database = database
         self._online_keyids = online_keyids
         self._clock = clock
         self._turn = asyncio.Lock()
@@ -59,7 +56,7 @@ class Publisher:
     async def recover(self) -> None:
         """Bring the index up to what is served: a crash may have come between the two."""
         releases = store.published_releases(self.published)
-        await self._writer.submit(lambda connection: store.index(connection, SERVER, releases, self._clock.now()))
+        await self._database.submit(lambda connection: store.index(connection, SERVER, releases, self._clock.now()))
 
     async def publish(self, scope: Scope, submission: Submission) -> dict[str, Any]:
         """Publish all of it or nothing; see `admission.admit` for what can be wrong."""
@@ -69,7 +66,7 @@ class Publisher:
             except FirmamentError as error:
                 code, problem = error.code, error.problem
                 log.warning("publish.refused", code=code, actor=scope.actor, reason=str(error))
-                await self._writer.submit(
+                await self._database.submit(
                     lambda connection: events.append(
                         connection, scope, Event.PUBLISH_REFUSED, self._clock.now(), code=code, problem=problem
                     )
@@ -77,7 +74,8 @@ class Publisher:
                 raise
 
     async def _publish(self, scope: Scope, submission: Submission) -> dict[str, Any]:
-        circumstances = Circumstances(self._online_keyids, store.histories(self._reader, scope), self._clock.now())
+        known = await self._database.read(lambda connection: store.histories(connection, scope))
+        circumstances = Circumstances(self._online_keyids, known, self._clock.now())
         admitted = await asyncio.to_thread(admit, self.published, submission, scope, circumstances)
         if admitted.is_changed:
             await asyncio.to_thread(self._require_blobs, admitted)
@@ -85,7 +83,7 @@ class Publisher:
             complete = require_signed(admitted.next, _files(signed))
             await asyncio.to_thread(self._install, complete, admitted)
             self.published = complete
-        await self._writer.submit(
+        await self._database.submit(
             lambda connection: store.index(connection, scope, admitted.releases, self._clock.now())
         )
         log.info("publish.done", actor=scope.actor, snapshot_version=self.published.snapshot_version)

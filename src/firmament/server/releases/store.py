@@ -16,21 +16,21 @@ from firmament.server.releases.model import AdmittedRelease, History, Published
 from firmament.server.scope import Action, Scope
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Sequence
     from datetime import datetime
 
+    from firmament.server.database.port import Connection, Row
+
 _SELECT: Final = """
 SELECT r.id, p.name AS product, r.version, r.sequence_number, r.target, r.length_bytes, r.digest, r.manifest,
-       r.published_at, r.withdrawn_at, p.id AS product_id,
-       (SELECT group_concat(c.name, ' ') FROM channel c WHERE c.release_id = r.id) AS channels
+       r.published_at, r.withdrawn_at, p.id AS product_id
 FROM release r JOIN product p ON p.id = r.product_id
 WHERE r.tenant_id = ?
 """
 MAX_LISTED: Final = 1000
 
 
-def histories(connection: sqlite3.Connection, scope: Scope) -> dict[str, History]:
+def histories(connection: Connection, scope: Scope) -> dict[str, History]:
     """Return what was ever published, withdrawn releases included."""
     manifests: dict[str, dict[str, bytes]] = {}
     highest: dict[str, int] = {}
@@ -47,7 +47,7 @@ def published_releases(published: Published) -> list[AdmittedRelease]:
     ]
 
 
-def index(connection: sqlite3.Connection, scope: Scope, releases: Sequence[AdmittedRelease], now: datetime) -> None:
+def index(connection: Connection, scope: Scope, releases: Sequence[AdmittedRelease], now: datetime) -> None:
     """Make the rows agree with the repository: add, withdraw, bring back. Running it again changes nothing.
 
     The files are switched first and this follows: a crash in between is mended at the next start.
@@ -96,7 +96,7 @@ def index(connection: sqlite3.Connection, scope: Scope, releases: Sequence[Admit
             cancel_of_release(connection, scope, row["id"], now, reason="the release was withdrawn")
 
 
-def list_releases(connection: sqlite3.Connection, scope: Scope, *, product: str | None) -> list[dict[str, Any]]:
+def list_releases(connection: Connection, scope: Scope, *, product: str | None) -> list[dict[str, Any]]:
     """Return releases, newest first."""
     if product is not None:
         scope.require_product(product)
@@ -105,20 +105,19 @@ def list_releases(connection: sqlite3.Connection, scope: Scope, *, product: str 
         _SELECT + " AND (? IS NULL OR p.name = ?) ORDER BY r.id DESC LIMIT ?",
         (scope.tenant_id, wanted, wanted, MAX_LISTED),
     )
-    return [_summary(row) for row in rows]
+    channels = _channels(connection, scope)
+    return [_summary(row, channels) for row in rows]
 
 
-def get_release(connection: sqlite3.Connection, scope: Scope, *, product: str, version: str) -> dict[str, Any]:
+def get_release(connection: Connection, scope: Scope, *, product: str, version: str) -> dict[str, Any]:
     """Return one release with its manifest; raises NotFoundError."""
     scope.require_product(product)
     row = _row(connection, scope, product, version)
     manifest = decode_object(bytes(row["manifest"]), limit_bytes=1024 * 1024, what="manifest")
-    return {**_summary(row), "manifest": manifest}
+    return {**_summary(row, _channels(connection, scope)), "manifest": manifest}
 
 
-def promote(
-    connection: sqlite3.Connection, scope: Scope, *, product: str, version: str, channel: str, now: datetime
-) -> None:
+def promote(connection: Connection, scope: Scope, *, product: str, version: str, channel: str, now: datetime) -> None:
     """Make a release the one that a channel names; raises NotFoundError, ForbiddenError, ConflictError."""
     scope.require(Action.PROMOTE, product=product)
     row = _row(connection, scope, product, version)
@@ -133,8 +132,8 @@ def promote(
     events.append(connection, scope, Event.RELEASE_PROMOTED, now, subject=f"{product}/{version}", channel=channel)
 
 
-def _row(connection: sqlite3.Connection, scope: Scope, product: str, version: str) -> sqlite3.Row:
-    row: sqlite3.Row | None = connection.execute(
+def _row(connection: Connection, scope: Scope, product: str, version: str) -> Row:
+    row: Row | None = connection.execute(
         _SELECT + " AND p.name = ? AND r.version = ?", (scope.tenant_id, product, version)
     ).fetchone()
     if row is None:
@@ -142,7 +141,16 @@ def _row(connection: sqlite3.Connection, scope: Scope, product: str, version: st
     return row
 
 
-def _summary(row: sqlite3.Row) -> dict[str, Any]:
+def _channels(connection: Connection, scope: Scope) -> dict[int, list[str]]:
+    found: dict[int, list[str]] = {}
+    for row in connection.execute(
+        "SELECT release_id, name FROM channel WHERE tenant_id = ? ORDER BY name", (scope.tenant_id,)
+    ):
+        found.setdefault(row["release_id"], []).append(row["name"])
+    return found
+
+
+def _summary(row: Row, channels: dict[int, list[str]]) -> dict[str, Any]:
     manifest = decode_manifest(bytes(row["manifest"]))
     return {
         "release": f"{row['product']}/{row['version']}",
@@ -157,5 +165,5 @@ def _summary(row: sqlite3.Row) -> dict[str, Any]:
         "class": manifest.update_class.value,
         "published_at": row["published_at"],
         "withdrawn_at": row["withdrawn_at"],
-        "channels": row["channels"].split() if row["channels"] else [],
+        "channels": channels.get(row["id"], []),
     }

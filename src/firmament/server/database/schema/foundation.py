@@ -1,9 +1,7 @@
-"""The tables, in SQLAlchemy Core: for migrations and their check, never on the hot path.
+"""Foundation: products, releases, devices, attempts, reports, events, people, tokens.
 
-Types that SQLite and PostgreSQL share: times are whole seconds since 1970 (UTC), identifiers on
-the wire are text, digests and tokens are bytes. `tenant_id` is in every table that a person can
-ask about. The partial unique index on `attempt` is the rule "one open attempt per device", and
-the poll's only look-up (stack.md §3).
+The partial unique index on `attempt` is the rule "one open attempt per device", and the poll's
+only look-up (stack.md §3).
 """
 
 from __future__ import annotations
@@ -17,21 +15,13 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     Table,
     Text,
     UniqueConstraint,
     text,
 )
 
-metadata: Final = MetaData(
-    naming_convention={
-        "ix": "ix_%(column_0_label)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
+from firmament.server.database.schema.base import metadata
 
 number: Final = Table(
     "number",

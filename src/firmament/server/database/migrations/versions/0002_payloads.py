@@ -1,0 +1,12 @@
+"""Payload keys: content keys of sealed payloads, at rest encrypted; devices' wrapping keys."""
+
+from __future__ import annotations
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Make the tables."""

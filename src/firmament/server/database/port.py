@@ -1,0 +1,68 @@
+"""What the server asks of a database: portable SQL on one connection, reads, and grouped commits.
+
+    row = await parts.database.read(lambda connection: get_device(connection, scope, name))
+    await parts.database.submit(lambda connection: set_disabled(connection, scope, name, ...))
+
+SQL is written once, for SQLite and PostgreSQL alike: ``?`` for parameters, ``RETURNING`` instead
+of a last row id, ``ON CONFLICT``, no function that only one of the two has. Services get a
+`Connection` and know neither engine nor thread.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+T = TypeVar("T")
+
+
+class Row(Protocol):
+    """One row; columns by name."""
+
+    def __getitem__(self, name: str, /) -> Any:
+        """Return a column's value."""
+
+
+class Cursor(Protocol):
+    """The answer to one statement."""
+
+    @property
+    def rowcount(self) -> int:
+        """How many rows a change touched."""
+
+    def fetchone(self) -> Any:
+        """Return the next `Row`, None after the last."""
+
+    def fetchall(self) -> list[Any]:
+        """Return the `Row`s that are left."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the `Row`s that are left."""
+
+
+class Connection(Protocol):
+    """One connection, used by one thread at a time."""
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ..., /) -> Cursor:
+        """Run one statement."""
+
+    def executemany(self, sql: str, parameters: Iterable[Sequence[Any]], /) -> Cursor:
+        """Run one statement for each of many rows."""
+
+
+class Database(Protocol):
+    """A running server's way to its rows."""
+
+    async def read(self, job: Callable[[Connection], T]) -> T:
+        """Run a job that changes nothing; raises what the job raises."""
+
+    async def submit(self, job: Callable[[Connection], T]) -> T:
+        """Run a job in a transaction; return its result after the commit is durable.
+
+        Raises OverloadedError when too many jobs wait, and whatever the job raises.
+        """
+
+    def close(self) -> None:
+        """Commit what is queued, then let go."""

@@ -1,0 +1,3 @@
+"""Inventory: attributes, tags, groups, sites, gateways, saved filters."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Out: webhooks, notifications and their deliveries."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""People: tenants, second factors, outside identities, consent policies and answers."""
+
+from __future__ import annotations

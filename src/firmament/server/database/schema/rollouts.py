@@ -1,0 +1,3 @@
+"""Rollouts: waves, targets, counters, decisions, budgets."""
+
+from __future__ import annotations
