@@ -23,7 +23,7 @@ import click
 
 from firmament.core.manifest import MAX_IMAGE_LENGTH_BYTES, MAX_MANIFEST_LENGTH_BYTES
 from firmament.errors import FirmamentError, error_classes
-from firmament.protocol.status import AttemptStatus, Outcome
+from firmament.protocol.status import AttemptStatus, ConsentAnswer, Outcome
 from firmament.protocol.v1 import messages, paths
 
 if TYPE_CHECKING:
@@ -247,6 +247,9 @@ def events_page() -> str:
         "\n## Where an attempt is\n\n",
         table(["status", "meaning"], words_of(AttemptStatus)),
         "\n## How it ended\n\n" + ", ".join(f"`{outcome.value}`" for outcome in Outcome) + ".\n",
+        "\n## What an owner says\n\n",
+        "In [consent events](../protocol/consent.md).\n\n",
+        table(["answer", "meaning"], words_of(ConsentAnswer)),
     ]
     machine = module("firmament.agent.machine")
     if machine is not None:
@@ -374,6 +377,7 @@ def limits_block() -> str:
     rows = [[name, f"{value:,} bytes".replace(",", " ")] for name, value in shown.items()]
     rows += [
         ["reports in one batch", str(messages.MAX_REPORTS)],
+        ["consent events in one batch", str(messages.MAX_CONSENT_EVENTS)],
         ["inventory attributes", str(messages.MAX_ATTRIBUTES)],
     ]
     return table(["of", "ceiling"], rows)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,9 @@ from firmament.core.manifest import (
     Requires,
     UpdateClass,
 )
-from firmament.protocol.status import AttemptStatus
+from firmament.protocol.status import AttemptStatus, ConsentAnswer
 from firmament.protocol.v1 import messages, paths
-from firmament.protocol.v1.envelope import REPORT_TYPE, Envelope, pre_authentication_encoding
+from firmament.protocol.v1.envelope import CONSENT_TYPE, REPORT_TYPE, Envelope, pre_authentication_encoding
 
 HERE = Path(__file__).resolve().parent.parent
 VECTORS = HERE / "src/firmament/protocol/vectors"
@@ -273,6 +273,7 @@ def message_vectors() -> dict[str, Any]:
     )
     first = messages.PollRequest(nonce=bytes(16), version="", sequence_number=0)
     report = make_report()
+    consent = make_consent_event()
     values: dict[str, list[tuple[str, Any]]] = {
         "enrol_request": [("with serial", enrol.to_json())],
         "enrol_reply": [("reply", messages.EnrolReply(DEVICE, "-----BEGIN CERTIFICATE-----\n...\n").to_json())],
@@ -295,6 +296,17 @@ def message_vectors() -> dict[str, Any]:
         ],
         "report_batch": [("two", {"v": 1, "reports": [make_envelope().to_json(), make_envelope().to_json()]})],
         "report_reply": [("two", messages.ReportReply((1, 2)).to_json())],
+        "consent_event": [
+            ("tonight", consent.to_json()),
+            ("opt-out", messages.ConsentEvent(DEVICE, 2, ConsentAnswer.OPT_OUT, AT, "owner", "page").to_json()),
+            (
+                "only what is required",
+                {k: v for k, v in consent.to_json().items() if k in {"device_id", "consent_number", "answer", "at", "actor", "via"}},
+            ),
+            ("from a later agent", consent.to_json() | {"v": 1, "x-later": [1]}),
+        ],
+        "consent_batch": [("two", {"v": 1, "events": [make_consent_envelope().to_json()] * 2})],
+        "consent_reply": [("two", messages.ConsentReply((1, 2)).to_json())],
     }  # fmt: skip
     wrong: dict[str, list[dict[str, Any]]] = {
         "enrol_request": [
@@ -325,6 +337,16 @@ def message_vectors() -> dict[str, Any]:
             refused("21 lines of log", report.to_json() | {"log": [""] * 21}),
         ],
         "report_batch": [refused("33 reports", {"reports": [{}] * 33}), refused("text", {"reports": [""]})],
+        "consent_event": [
+            refused("unknown answer", consent.to_json() | {"answer": "yes"}),
+            refused("consent number 0", consent.to_json() | {"consent_number": 0}),
+            refused("no actor", {k: v for k, v in consent.to_json().items() if k != "actor"}),
+            refused("an attempt that is no UUID", consent.to_json() | {"attempt_id": ""}),
+            refused("unknown class", consent.to_json() | {"update_class": "urgent"}),
+            refused("until another zone's time", consent.to_json() | {"until": "2026-11-21T03:00:00+01:00"}),
+        ],
+        "consent_batch": [refused("33 events", {"events": [{}] * 33}), refused("reports", {"reports": []})],
+        "consent_reply": [refused("a number as text", {"accepted": ["1"]})],
         "report_reply": [refused("a number as text", {"accepted": ["1"]}), refused("a truth", {"accepted": [True]})],
     }
     return {
@@ -342,21 +364,45 @@ def make_report() -> messages.Report:
     return messages.Report(DEVICE, 1, ATTEMPT, AttemptStatus.CONFIRMED, "1.1", 2, "b", AT)
 
 
+def make_consent_event() -> messages.ConsentEvent:
+    return messages.ConsentEvent(
+        DEVICE,
+        1,
+        ConsentAnswer.TONIGHT,
+        AT,
+        actor="uid:1000",
+        via="menu",
+        attempt_id=ATTEMPT,
+        release_id="thermo/1.1",
+        update_class=UpdateClass.SECURITY,
+        until=AT + timedelta(hours=14),
+        text_digest=str(Digest.of(b"What it does ...")),
+        language="de",
+    )
+
+
 def vector_key() -> ec.EllipticCurvePrivateKey:
     return ec.derive_private_key(PRIVATE_VALUE, ec.SECP256R1())
 
 
 def make_envelope() -> Envelope:
-    payload = canonical.encode(make_report().to_json())
+    return sealed(REPORT_TYPE, canonical.encode(make_report().to_json()))
+
+
+def make_consent_envelope() -> Envelope:
+    return sealed(CONSENT_TYPE, canonical.encode(make_consent_event().to_json()))
+
+
+def sealed(kind: str, payload: bytes) -> Envelope:
     public = (
         vector_key()
         .public_key()
         .public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     )
     signature = vector_key().sign(
-        pre_authentication_encoding(REPORT_TYPE, payload), ec.ECDSA(hashes.SHA256(), deterministic_signing=True)
+        pre_authentication_encoding(kind, payload), ec.ECDSA(hashes.SHA256(), deterministic_signing=True)
     )
-    return Envelope(payload, REPORT_TYPE, hashlib.sha256(public).hexdigest(), signature)
+    return Envelope(payload, kind, hashlib.sha256(public).hexdigest(), signature)
 
 
 def envelope_vectors() -> dict[str, Any]:
@@ -378,6 +424,7 @@ def envelope_vectors() -> dict[str, Any]:
         ],
         "public_key_pem": public.decode(),
         "valid": [{"name": "report", "envelope": value}],
+        "consent": [{"name": "consent event", "envelope": make_consent_envelope().to_json()}],
         "refused": [
             {"name": name, "envelope": value | changes, "code": code}
             for name, code, changes in [

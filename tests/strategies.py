@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from firmament.core.digest import Digest
 from firmament.core.ids import HARDWARE, PRODUCT, TARGET_PATH, UUID, VERSION, AttemptId, DeviceId
 from firmament.core.manifest import Image, Manifest, Payload, Preconditions, Requires, UpdateClass
-from firmament.protocol.status import AttemptStatus
+from firmament.protocol.status import AttemptStatus, ConsentAnswer
 from firmament.protocol.v1 import messages
 from firmament.protocol.v1.envelope import REPORT_TYPE, Envelope
 
@@ -109,6 +109,25 @@ report_batches = st.builds(
     messages.ReportBatch, st.lists(st.dictionaries(texts, json_values, max_size=2), max_size=3).map(tuple)
 )
 report_replies = st.builds(messages.ReportReply, st.lists(counts, max_size=8).map(tuple))
+consent_events = st.builds(
+    messages.ConsentEvent,
+    device_id=uuids.map(DeviceId),
+    consent_number=st.integers(1, LARGEST),
+    answer=st.sampled_from(ConsentAnswer),
+    at=times,
+    actor=texts,
+    via=texts,
+    attempt_id=st.none() | uuids.map(AttemptId),
+    release_id=texts,
+    update_class=st.none() | st.sampled_from(UpdateClass),
+    until=st.none() | times,
+    text_digest=st.just("") | digests.map(str),
+    language=st.sampled_from(["", "de", "pt-BR"]),
+)
+consent_batches = st.builds(
+    messages.ConsentBatch, st.lists(st.dictionaries(texts, json_values, max_size=2), max_size=3).map(tuple)
+)
+consent_replies = st.builds(messages.ConsentReply, st.lists(counts, max_size=8).map(tuple))
 envelopes = st.builds(
     Envelope,
     payload=st.binary(max_size=200),

@@ -58,6 +58,9 @@ FORMS = {
             "report": "reports",
             "report_batch": "report_batches",
             "report_reply": "report_replies",
+            "consent_event": "consent_events",
+            "consent_batch": "consent_batches",
+            "consent_reply": "consent_replies",
         }.items()
     },
 }

@@ -138,6 +138,15 @@ def test_envelope_valid(case):
     messages.decode_report(envelope.payload)
 
 
+@pytest.mark.parametrize("case", cases("envelope", "consent"))
+def test_consent_envelope(case):
+    """A consent event is signed as such: read as a report it is refused."""
+    envelope = open_envelope(case["envelope"], expected_type="application/vnd.firmament.consent+json;v=1")
+    verify(envelope)
+    messages.decode_consent_event(envelope.payload)
+    refused_with("request/malformed", open_envelope, case["envelope"], expected_type=REPORT)
+
+
 @pytest.mark.parametrize("case", cases("envelope", "refused"))
 def test_envelope_refused(case):
     refused_with(case["code"], open_envelope, case["envelope"], expected_type=REPORT)

@@ -43,9 +43,10 @@ def current() -> dict[str, dict[str, object]]:
     return {
         "attempt statuses": words(status.AttemptStatus),
         "outcomes": words(status.Outcome),
+        "consent answers": words(status.ConsentAnswer),
         "update classes": words(manifest.UpdateClass),
         "paths": {name: value for name, value in vars(paths).items() if name.isupper()},
-        "payload types": {"report": envelope.REPORT_TYPE},
+        "payload types": {"report": envelope.REPORT_TYPE, "consent": envelope.CONSENT_TYPE},
         "manifest": fields(manifest.Manifest),
         "manifest.payloads[]": fields(manifest.Payload),
         "manifest.requires": fields(manifest.Requires),
@@ -60,6 +61,9 @@ def current() -> dict[str, dict[str, object]]:
                 messages.Report,
                 messages.ReportBatch,
                 messages.ReportReply,
+                messages.ConsentEvent,
+                messages.ConsentBatch,
+                messages.ConsentReply,
                 envelope.Envelope,
             )
         },

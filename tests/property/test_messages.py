@@ -19,6 +19,9 @@ MESSAGES = {
     "poll_reply": (strategies.poll_replies, messages.decode_poll_reply),
     "report": (strategies.reports, messages.decode_report),
     "report_batch": (strategies.report_batches, messages.decode_report_batch),
+    "consent_event": (strategies.consent_events, messages.decode_consent_event),
+    "consent_batch": (strategies.consent_batches, messages.decode_consent_batch),
+    "consent_reply": (strategies.consent_replies, messages.decode_consent_reply),
     "report_reply": (strategies.report_replies, messages.decode_report_reply),
 }
 kinds = pytest.mark.parametrize("kind", sorted(MESSAGES))
@@ -58,7 +61,7 @@ def test_one_wrong_field_gives_a_message_or_our_error(kind, data):
         refusal = str(error)
     else:
         return
-    assert name in refusal or kind.startswith("report_")
+    assert name in refusal or kind.startswith(("report_", "consent_"))
 
 
 @kinds

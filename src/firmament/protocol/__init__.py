@@ -9,11 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from firmament.protocol.status import AttemptStatus, Outcome
+    from firmament.protocol.status import AttemptStatus, ConsentAnswer, Outcome
     from firmament.protocol.v1 import envelope, messages, paths
 
 __all__ = (
     "AttemptStatus",
+    "ConsentAnswer",
     "Outcome",
     "envelope",
     "messages",
@@ -21,6 +22,7 @@ __all__ = (
 )
 _PLACES: Final = {
     "AttemptStatus": "firmament.protocol.status:AttemptStatus",
+    "ConsentAnswer": "firmament.protocol.status:ConsentAnswer",
     "Outcome": "firmament.protocol.status:Outcome",
     "envelope": "firmament.protocol.v1.envelope",
     "messages": "firmament.protocol.v1.messages",

@@ -56,3 +56,24 @@ FINAL_STATUSES = frozenset(
     }
 )
 """Nothing follows these for the same attempt."""
+
+
+class ConsentAnswer(StrEnum):
+    """What was said about an offer, or about updates in general (docs/protocol/consent.md)."""
+
+    ASKED = "asked"
+    """The offer was put before the owner; nothing was said yet."""
+    NOW = "now"
+    """Agreed: go ahead at once."""
+    TONIGHT = "tonight"
+    """Agreed: when the window opens."""
+    LATER = "later"
+    """Postponed: ask again."""
+    SKIP = "skip"
+    """Declined: not this version."""
+    WITHDRAWN = "withdrawn"
+    """An earlier yes was taken back before writing began."""
+    OPT_OUT = "opt-out"
+    """No update installs by itself any more, until further notice."""
+    OPT_IN = "opt-in"
+    """Updates follow the policy again."""

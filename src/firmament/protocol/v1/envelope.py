@@ -1,10 +1,10 @@
-"""Signed device reports: DSSE-like, over the exact bytes that travel.
+"""Signed reports and consent events: DSSE-like, over the exact bytes that travel.
 
 ``{"payload": base64, "payload_type": "application/vnd.firmament.report+json;v=1",
 "keyid": hex sha256 of the DER public key, "signature": base64}``
 
 What is signed is the DSSE pre-authentication encoding (PAE v1), so that a report can never be
-read as another kind of message. This file only splits and joins; signing and verifying is in
+read as another kind of message, a consent event (`CONSENT_TYPE`) for example. This file only splits and joins; signing and verifying is in
 trust/ (device keys) because protocol/ knows no cryptography.
 """
 
@@ -18,6 +18,7 @@ from firmament.core.fields import Fields
 from firmament.errors import MalformedError
 
 REPORT_TYPE: Final = "application/vnd.firmament.report+json;v=1"
+CONSENT_TYPE: Final = "application/vnd.firmament.consent+json;v=1"
 MAX_PAYLOAD_LENGTH_BYTES: Final = 16 * 1024
 MAX_SIGNATURE_LENGTH_BYTES: Final = 128
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 from firmament.core import canonical
 from firmament.core.fields import Fields, format_time
 from firmament.core.ids import HARDWARE, PRODUCT, UUID, VERSION, AttemptId, DeviceId
-from firmament.protocol.status import AttemptStatus
+from firmament.core.manifest import UpdateClass
+from firmament.protocol.status import AttemptStatus, ConsentAnswer
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -34,6 +35,7 @@ MAX_POLL_REPLY_LENGTH_BYTES: Final = 1024 * 1024
 MAX_ATTRIBUTES: Final = 64
 MAX_REPORTS: Final = 32
 MAX_LOG_LINES: Final = 20
+MAX_CONSENT_EVENTS: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,10 +269,108 @@ class ReportReply:
 
 def decode_report_reply(data: bytes) -> ReportReply:
     """Read which reports the server has stored."""
-    fields = _fields(data, "report reply")
-    return ReportReply(
-        tuple(Fields({"n": item}, what="accepted").integer("n") for item in fields.list("accepted", max_items=64))
+    return ReportReply(_accepted(_fields(data, "report reply")))
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentEvent:
+    """What an owner said, or that they were asked; travels inside a signed envelope."""
+
+    device_id: DeviceId
+    consent_number: int
+    """Counts up for ever on a device, apart from reports; the server accepts each number once."""
+    answer: ConsentAnswer
+    at: datetime
+    """The device's own idea of the time; information, never trusted."""
+    actor: str
+    """Who, as far as the device can tell: ``uid:1000``, ``owner`` (who read the code off the device), ``policy``."""
+    via: str
+    """Where it was said: ``command``, ``menu``, ``page``, ``socket``, ``agent``."""
+    attempt_id: AttemptId | None = None
+    """None: about updates in general (opt-out, opt-in)."""
+    release_id: str = ""
+    update_class: UpdateClass | None = None
+    until: datetime | None = None
+    """When it will be asked again (later), or is to be installed (tonight)."""
+    text_digest: str = ""
+    """``sha256:<hex>`` of the UTF-8 text that was shown (docs/protocol/consent.md)."""
+    language: str = ""
+    """Language tag of that text."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "v": PROTOCOL_VERSION,
+            "device_id": self.device_id,
+            "consent_number": self.consent_number,
+            "answer": self.answer.value,
+            "at": format_time(self.at),
+            "actor": self.actor,
+            "via": self.via,
+            "attempt_id": self.attempt_id,
+            "release_id": self.release_id,
+            "update_class": self.update_class.value if self.update_class is not None else None,
+            "until": format_time(self.until) if self.until is not None else None,
+            "text_digest": self.text_digest,
+            "language": self.language,
+        }
+
+
+def consent_event_from(fields: Fields) -> ConsentEvent:
+    """Read an event's fields, on the wire and in the journal alike; raises MalformedError."""
+    return ConsentEvent(
+        device_id=DeviceId(fields.text("device_id", pattern=UUID)),
+        consent_number=fields.integer("consent_number", minimum=1),
+        answer=fields.one_of("answer", ConsentAnswer),
+        at=fields.time("at"),
+        actor=fields.text("actor", max_length=64),
+        via=fields.text("via", max_length=64),
+        attempt_id=AttemptId(fields.text("attempt_id", pattern=UUID)) if "attempt_id" in fields else None,
+        release_id=fields.text("release_id", max_length=128, default=""),
+        update_class=fields.one_of("update_class", UpdateClass) if "update_class" in fields else None,
+        until=fields.maybe("until", fields.time),
+        text_digest=fields.text("text_digest", max_length=140, default=""),
+        language=fields.text("language", max_length=35, default=""),
     )
+
+
+def decode_consent_event(data: bytes) -> ConsentEvent:
+    """Read the payload of a consent envelope whose signature was verified."""
+    return consent_event_from(_fields(data, "consent event"))
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentBatch:
+    """Signed consent envelopes, oldest first (POST consent)."""
+
+    envelopes: tuple[dict[str, Any], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"v": PROTOCOL_VERSION, "events": list(self.envelopes)}
+
+
+def decode_consent_batch(data: bytes) -> ConsentBatch:
+    """Read a batch; the envelopes are opened one by one with `envelope.open_envelope`."""
+    fields = _fields(data, "consent batch")
+    return ConsentBatch(tuple(item.value for item in fields.objects("events", max_items=MAX_CONSENT_EVENTS)))
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentReply:
+    """The consent numbers that are stored for good; the device forgets exactly these."""
+
+    accepted: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"v": PROTOCOL_VERSION, "accepted": list(self.accepted)}
+
+
+def decode_consent_reply(data: bytes) -> ConsentReply:
+    """Read which consent events the server has stored."""
+    return ConsentReply(_accepted(_fields(data, "consent reply")))
+
+
+def _accepted(fields: Fields) -> tuple[int, ...]:
+    return tuple(Fields({"n": item}, what="accepted").integer("n") for item in fields.list("accepted", max_items=64))
 
 
 def _fields(data: bytes, what: str) -> Fields:
