@@ -4,8 +4,8 @@
 "keyid": hex sha256 of the DER public key, "signature": base64}``
 
 What is signed is the DSSE pre-authentication encoding (PAE v1), so that a report can never be
-read as another kind of message, a consent event (`CONSENT_TYPE`) for example. This file only splits and joins; signing and verifying is in
-trust/ (device keys) because protocol/ knows no cryptography.
+read as another kind of message, e.g. as a consent event. This file only splits and joins; signing
+and verifying is in trust/ (device keys) because protocol/ knows no cryptography.
 """
 
 from __future__ import annotations
