@@ -119,6 +119,8 @@ attempt: Final = Table(
     Column("boot_id", Text, nullable=False, server_default=""),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
+    Column("rollout_id", Integer),
+    Column("takes_back", Integer),
 )
 Index("ix_attempt_device", attempt.c.device_id, attempt.c.id)
 Index("uq_attempt_active", attempt.c.device_id, unique=True, sqlite_where=text("active = 1"))
