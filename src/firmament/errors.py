@@ -15,6 +15,8 @@
     + SealedError                trust/sealed
     + KeyWrapError               trust/key-wrap
     + MalformedPayloadError      trust/malformed-payload
+    + ChainBrokenError           trust/chain-broken
+    + LogProofError              trust/log-proof
   x ApplicabilityError           applicability        authentic, but not for this device
     + ProductMismatchError       applicability/product-mismatch
     + HardwareMismatchError      applicability/hardware-mismatch
@@ -222,6 +224,18 @@ class MalformedPayloadError(TrustError):
     code = "trust/malformed-payload"
     exit_code = 33
     hint = "The payload is not one that the release tool makes; build it again, the whole image still installs."
+
+
+class ChainBrokenError(TrustError):
+    code = "trust/chain-broken"
+    exit_code = 34
+    hint = "Somebody changed or removed events: keep the file, and find out who had access since the last good export."
+
+
+class LogProofError(TrustError):
+    code = "trust/log-proof"
+    exit_code = 35
+    hint = "The server showed another release log than before: keep both tree heads and find out who changed it."
 
 
 # --- applicability -------------------------------------------------------------------------

@@ -151,7 +151,7 @@ class RunningServer:
     def events(self, kind: str) -> list[dict]:
         return [
             {**row, "facts": json.loads(row["facts"])}
-            for row in self.rows("SELECT * FROM event WHERE kind = ? ORDER BY id", kind)
+            for row in self.rows("SELECT * FROM event WHERE kind = ? ORDER BY number", kind)
         ]
 
 

@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from firmament.core import canonical
 from firmament.log import clean
+from firmament.server.audit.chain import seal
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from firmament.server.database.port import Connection
+    from firmament.server.database.port import Connection, Row
     from firmament.server.scope import Scope
 
 
@@ -53,9 +55,13 @@ class Event(StrEnum):
 def append(  # one row, always inside the caller's transaction
     connection: Connection, scope: Scope, event: Event, now: datetime, *, subject: str = "", **facts: Any
 ) -> None:
-    """Write one event; `subject` is the id of what it is about, `facts` are values, never secrets."""
+    """Write one event; `subject` is the id of what it is about, `facts` are values, never secrets.
+
+    It is sealed into the tenant's chain when the transaction commits (audit/chain.py), and can
+    be read from then on.
+    """
     connection.execute(
-        "INSERT INTO event(tenant_id, at, kind, actor, subject, facts) VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO event_unsealed(tenant_id, at, kind, actor, subject, facts) VALUES (?, ?, ?, ?, ?, ?)",
         (
             scope.tenant_id,
             int(now.timestamp()),
@@ -65,29 +71,78 @@ def append(  # one row, always inside the caller's transaction
             canonical.encode(_json(clean(facts))),
         ),
     )
+    # sqlite3 outside a transaction commits each statement by itself: then this was the commit.
+    if not getattr(connection, "in_transaction", True):
+        seal(connection)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which events somebody asks for; None or 0 asks for all."""
+
+    subject: str | None = None
+    kind: str | None = None
+    """A whole kind, or a subject with a dot at its end: ``rollout.`` means every event of rollouts."""
+    actor: str | None = None
+    since: int = 0
+    until: int = 0
+    """Unix seconds, exclusive."""
 
 
 def list_events(
     connection: Connection, scope: Scope, *, subject: str | None, after: int, limit: int
 ) -> list[dict[str, Any]]:
     """Return events in the order they happened; only a scope for all products may read them."""
+    return find_events(connection, scope, Wanted(subject=subject), after=after, limit=limit)
+
+
+def find_events(
+    connection: Connection, scope: Scope, wanted: Wanted, *, after: int = 0, limit: int = MAX_PAGE, newest: bool = False
+) -> list[dict[str, Any]]:
+    """Return one page of the events that match; `after` is the number of the last one seen.
+
+    With `newest` the page goes backwards from the newest, below `after` when that is not 0.
+    """
     scope.require_unlimited("Reading events")
+    conditions: list[str] = ["tenant_id = ?"]
+    values: list[Any] = [scope.tenant_id]
+    if not newest or after:
+        conditions.append("number < ?" if newest else "number > ?")
+        values.append(after)
+    for condition, value in (
+        ("subject = ?", wanted.subject),
+        ("actor = ?", wanted.actor),
+        ("at >= ?", wanted.since or None),
+        ("at < ?", wanted.until or None),
+    ):
+        if value is not None:
+            conditions.append(condition)
+            values.append(value)
+    if wanted.kind is not None:
+        # Named one by one: text is ordered by the locale on PostgreSQL, so no range would do.
+        kinds = [kind.value for kind in Event if kind.value.startswith(wanted.kind)]
+        kinds = kinds if wanted.kind.endswith(".") else [wanted.kind]
+        conditions.append(f"kind IN ({', '.join('?' * len(kinds))})" if kinds else "1 = 0")
+        values += kinds
     rows = connection.execute(
-        "SELECT id, at, kind, actor, subject, facts FROM event "
-        "WHERE tenant_id = ? AND (? IS NULL OR subject = ?) AND id > ? ORDER BY id LIMIT ?",
-        (scope.tenant_id, subject, subject, after, min(limit, MAX_PAGE)),
+        "SELECT number, at, kind, actor, subject, facts FROM event WHERE "  # noqa: S608 - conditions are literals
+        + " AND ".join(conditions)
+        + f" ORDER BY number {'DESC' if newest else 'ASC'} LIMIT ?",
+        (*values, max(1, min(limit, MAX_PAGE))),
     )
-    return [
-        {
-            "id": row["id"],
-            "at": row["at"],
-            "kind": row["kind"],
-            "actor": row["actor"],
-            "subject": row["subject"],
-            "facts": canonical.decode(bytes(row["facts"]), limit_bytes=MAX_FACTS_LENGTH_BYTES, what="facts"),
-        }
-        for row in rows
-    ]
+    return [read_row(row) for row in rows]
+
+
+def read_row(row: Row) -> dict[str, Any]:
+    """Return an event as operators see it; `id` is its number in the tenant's chain."""
+    return {
+        "id": row["number"],
+        "at": row["at"],
+        "kind": row["kind"],
+        "actor": row["actor"],
+        "subject": row["subject"],
+        "facts": canonical.decode(bytes(row["facts"]), limit_bytes=MAX_FACTS_LENGTH_BYTES, what="facts"),
+    }
 
 
 def _json(value: Any) -> Any:

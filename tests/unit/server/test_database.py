@@ -68,7 +68,7 @@ def test_every_table_a_person_can_ask_about_has_a_tenant():
 def test_events_cannot_be_changed_or_removed(path):
     with contextlib.closing(connect(path)) as connection:
         connection.execute(
-            "INSERT INTO event(tenant_id, at, kind, actor, subject, facts) VALUES (1, 1, 'a.b', 'x', '', '{}')"
+            "INSERT INTO event(tenant_id, number, at, kind, actor, subject, facts, hash) VALUES (1, 1, 1, 'a.b', 'x', '', '{}', 'h')"
         )
         for statement in ("UPDATE event SET kind = 'c.d'", "DELETE FROM event"):
             with pytest.raises(sqlite3.IntegrityError, match="append-only"):

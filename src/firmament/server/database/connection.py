@@ -24,6 +24,7 @@ from firmament.errors import (
     ReadOnlyError,
 )
 from firmament.log import logger
+from firmament.server.audit.chain import seal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -94,6 +95,7 @@ def transact(connection: sqlite3.Connection, job: Callable[[Connection], T]) -> 
         connection.execute("BEGIN IMMEDIATE")
         try:
             result = job(connection)
+            seal(connection)
         except BaseException:
             connection.execute("ROLLBACK")
             raise
@@ -158,6 +160,7 @@ class Writer:
             with mapped_database_errors():
                 self._connection.execute("BEGIN IMMEDIATE")
                 results.extend((entry, *self._one(entry[0])) for entry in batch)
+                seal(self._connection)
                 self._connection.execute("COMMIT")
         except FirmamentError as error:
             log.warning("database.commit-failed", code=error.code, reason=str(error), jobs=len(batch))

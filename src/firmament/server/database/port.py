@@ -61,7 +61,8 @@ class Database(Protocol):
     async def submit(self, job: Callable[[Connection], T]) -> T:
         """Run a job in a transaction; return its result after the commit is durable.
 
-        Raises OverloadedError when too many jobs wait, and whatever the job raises.
+        The last act before each commit is `audit.chain.seal`. Raises OverloadedError when too
+        many jobs wait, and whatever the job raises.
         """
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Foundation: products, releases, devices, attempts, reports, events, people, tokens.
+"""Foundation: products, releases, devices, attempts, reports, people, tokens.
 
 The partial unique index on `attempt` is the rule "one open attempt per device", and the poll's
 only look-up (stack.md §3).
@@ -134,19 +134,6 @@ report: Final = Table(
     Column("received_at", BigInteger, nullable=False),
 )
 """Which report numbers were accepted, and the digest of what they said (case 49)."""
-
-event: Final = Table(
-    "event",
-    metadata,
-    Column("id", Integer, primary_key=True),
-    Column("tenant_id", Integer, nullable=False),
-    Column("at", BigInteger, nullable=False),
-    Column("kind", Text, nullable=False),
-    Column("actor", Text, nullable=False),
-    Column("subject", Text, nullable=False),
-    Column("facts", LargeBinary, nullable=False),
-)
-Index("ix_event_subject", event.c.tenant_id, event.c.subject, event.c.id)
 
 person: Final = Table(
     "person",
