@@ -166,6 +166,22 @@ def cli_page() -> str:
                 parts.append(f"\n### {path}\n")
             text = "\n".join(line.rstrip() for line in context.get_help().splitlines())
             parts.append(f"\n```text\n{text}\n```\n")
+    schemas = module("firmament.cli.schemas")
+    if schemas is not None:
+        parts += [
+            "\n## JSON documents\n\n",
+            'What `--json` prints is one document, `{"schema": "firmament.<name>/1", ...}`, with at least these\n',
+            "fields. Fields are added, never dropped or renamed; a change that cannot be one of these gets the next\n",
+            "number. Errors are `firmament.error/1` on standard error, one line; a command line that could not be\n",
+            "understood has the code `usage`.\n\n",
+            table(
+                ["schema", "fields it always has"],
+                [
+                    [f"`firmament.{name}/{schemas.VERSION}`", " ".join(f"`{field}`" for field in row.split())]
+                    for name, row in sorted(schemas.SCHEMAS.items())
+                ],
+            ),
+        ]
     return "".join(parts)
 
 

@@ -12,6 +12,7 @@ import sys
 from enum import StrEnum
 from pathlib import Path
 
+from firmament.cli import schemas
 from firmament.core import manifest
 from firmament.errors import error_classes
 from firmament.protocol import status
@@ -83,6 +84,7 @@ def current() -> dict[str, dict[str, object]]:
             for name, options in script.cli_tree().items()
             if not name.startswith(("firmament sim", "firmament demo"))  # for trying out: no promises
         },
+        **{f"json firmament.{name}/1": dict.fromkeys(row.split(), "always") for name, row in schemas.SCHEMAS.items()},
         **{f"operation {name}": fields for name, fields in script.operator_api().items()},
     }
 

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import click
 
 from firmament import __version__
-from firmament.cli.common import EXIT_FAILED, LazyCommand, LazyGroup, output, output_options
+from firmament.cli.common import EXIT_FAILED, output, output_options
+from firmament.cli.program import LazyCommand, LazyGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,6 +42,8 @@ user; 20-39 trust; 40-49 not for this device; 50-59 transfer; 60-69 slot; 70-79 
 @click.group(
     cls=LazyGroup,
     lazy={
+        "completion": LazyCommand("firmament.cli.shell:completion", "Print the completion script of a shell."),
+        "man": LazyCommand("firmament.cli.shell:man", "Print or write manual pages."),
         "provision": LazyCommand("firmament.cli.agent_setup:provision", "Give this device its identity and anchors."),
         "install-service": LazyCommand(
             "firmament.cli.agent_setup:install_service", "Write the systemd unit, settings skeleton and directories."

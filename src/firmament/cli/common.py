@@ -1,7 +1,7 @@
-"""What every command shares: output for people or programs, errors with exit codes, secrets.
+"""What every command shares: output for people or programs, and secrets.
 
-stdout is data, stderr is everything else (console.md §4.2). `Program` is the root group of both
-commands: it turns any error into one sentence with a code and the exit code of its class.
+stdout is data, stderr is everything else (console.md §4.2). The root of both commands is in
+program.py, what a command takes from settings files in config.py.
 Secrets are asked, or read from a file that the environment or an option names; never arguments,
 which every user of the machine can see.
 
@@ -15,23 +15,18 @@ which every user of the machine can see.
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import json
 import os
 import stat
 import sys
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from firmament.cli.schemas import require_fields
 from firmament.errors import (
-    DependencyMissingError,
     FileError,
-    FirmamentError,
     PassphraseError,
     SettingError,
     UnauthenticatedError,
@@ -60,16 +55,26 @@ class Output:
     is_verbose: bool = False
 
     def document(self, schema: str, value: Mapping[str, Any], *, lines: Iterable[str] = ()) -> None:
-        """Print the result: ``{"schema": "firmament.<schema>/1", ...}`` for programs, `lines` for people."""
+        """Print the result: ``{"schema": "firmament.<schema>/1", ...}`` for programs, `lines` for people.
+
+        `schema` is a row of schemas.py; a promised field that is missing is a RuntimeError.
+        """
         if self.as_json:
-            print(
-                json.dumps(
-                    {"schema": f"firmament.{schema}/1", **value}, indent=2, ensure_ascii=False, default=_json_value
-                )
-            )
+            require_fields(schema, value)
+            print(_json({"schema": f"firmament.{schema}/1", **value}, indent=2))
         else:
             for line in lines:
                 print(line)
+
+    def line(self, schema: str, value: Mapping[str, Any], *, text: str) -> None:
+        """Print one of many results, each on a line of its own: JSON Lines for programs."""
+        if self.as_json:
+            require_fields(schema, value)
+        print(_json({"schema": f"firmament.{schema}/1", **value}) if self.as_json else text, flush=True)
+
+    def problem(self, value: Mapping[str, Any]) -> None:
+        """Print an error as one JSON object on stderr."""
+        print(_json({"schema": "firmament.error/1", **value}), file=sys.stderr)
 
     def note(self, text: str) -> None:
         """Tell a person something that is not the result (stderr)."""
@@ -130,135 +135,10 @@ def output_options(function: F) -> F:
     return json_option(verbose_option(function))
 
 
-class Program(click.Group):
-    """The root of a command: reports errors and exits with the code of the error's class."""
+def _json(value: object, *, indent: int | None = None) -> str:
+    import json
 
-    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Run, then exit; replaces click's own error output."""
-        kwargs["standalone_mode"] = False
-        self._last_output = None
-        try:
-            result = super().main(*args, **kwargs)
-        except click.exceptions.Exit as error:
-            sys.exit(error.exit_code)
-        except (click.Abort, KeyboardInterrupt):
-            print("Stopped.", file=sys.stderr)
-            sys.exit(EXIT_INTERRUPTED)
-        except click.ClickException as error:
-            error.show()
-            sys.exit(error.exit_code)
-        except BrokenPipeError:
-            _discard_stdout()
-            sys.exit(EXIT_FAILED)
-        except FirmamentError as error:
-            report(error, self._last_output)
-            sys.exit(error.exit_code)
-        except Exception as error:  # noqa: BLE001 - the last line of defence: a sentence instead of a traceback
-            mapped = _unexpected(error)
-            report(mapped, self._last_output)
-            sys.exit(mapped.exit_code)
-        sys.exit(result if isinstance(result, int) else 0)
-
-    _last_output: Output | None = None
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Remember the output settings: the context is gone when an error is reported."""
-        self._last_output = output()
-        return super().invoke(ctx)
-
-
-class LazyGroup(Program):
-    """A program whose sub-commands are imported only when they are used (console.md §4.1)."""
-
-    def __init__(self, *args: Any, lazy: Mapping[str, LazyCommand] | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.lazy: Final = dict(lazy or {})
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Name every command, without importing any."""
-        return sorted({*super().list_commands(ctx), *self.lazy})
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import and return one command; raises DependencyMissingError if its extra is not installed."""
-        entry = self.lazy.get(cmd_name)
-        return entry.load() if entry is not None else super().get_command(ctx, cmd_name)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the help of every command from the table."""
-        rows = [(name, entry.summary) for name, entry in sorted(self.lazy.items())]
-        for name in super().list_commands(ctx):
-            command = super().get_command(ctx, name)
-            rows.append((name, command.get_short_help_str() if command else ""))
-        with formatter.section("Commands"):
-            formatter.write_dl(sorted(rows))
-
-
-@dataclass(frozen=True, slots=True)
-class LazyCommand:
-    """``module:attribute``, the help line, and the extra that the module needs."""
-
-    path: str
-    summary: str
-    extra: str = ""
-
-    def load(self) -> click.Command:
-        """Import the command; raises DependencyMissingError."""
-        module, _, attribute = self.path.partition(":")
-        try:
-            command = getattr(importlib.import_module(module), attribute)
-        except ImportError as error:
-            wanted = f"firmament[{self.extra}]" if self.extra else "firmament"
-            raise DependencyMissingError(
-                "A package that this command needs is not installed", missing=error.name or error, install=wanted
-            ) from error
-        assert isinstance(command, click.Command)
-        return command
-
-
-def report(error: FirmamentError, out: Output | None = None) -> None:
-    """Write an error to stderr: a sentence and its code, or one JSON object."""
-    out = out or output()
-    if out.as_json:
-        document = {
-            "schema": "firmament.error/1",
-            "code": error.code,
-            "message": error.problem,
-            "hint": error.hint,
-            "retry": error.retry.value,
-            "facts": error.facts,
-        }
-        print(json.dumps(document, ensure_ascii=False, default=_json_value), file=sys.stderr)
-    else:
-        print(f"error: {error}", file=sys.stderr)
-        print(f"code: {error.code}", file=sys.stderr)
-    if out.is_verbose:
-        cause = error.__cause__ or error.__context__
-        while cause is not None:
-            print(f"cause: {type(cause).__name__}: {cause}", file=sys.stderr)
-            cause = cause.__cause__ or cause.__context__
-        if type(error) is FirmamentError:  # not one of ours: a developer needs the place
-            traceback.print_exception(error, file=sys.stderr)
-
-
-def _unexpected(error: Exception) -> FirmamentError:
-    if isinstance(error, OSError):
-        mapped: FirmamentError = FileError(
-            "The file cannot be used", path=error.filename or "", reason=error.strerror or error
-        )
-    else:
-        mapped = FirmamentError(f"Something unexpected happened: {type(error).__name__}", reason=error)
-    mapped.__cause__ = error
-    return mapped
-
-
-def _json_value(value: object) -> object:
-    return str(value)
-
-
-def _discard_stdout() -> None:
-    # The reader went away (`| head`); without this the interpreter complains again at exit.
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return json.dumps(value, indent=indent, ensure_ascii=False, default=str)
 
 
 # --- secrets -------------------------------------------------------------------------------
@@ -316,17 +196,21 @@ def read_secret_file(path: Path, *, what: str) -> str:
 
 
 def read_token(file: Path | None = None) -> str:
-    """Return the operator's bearer token from `file`, the environment or the last sign-in.
+    """Return the operator's bearer token: `file`, the environment, the settings, else the last sign-in.
 
     Raises UnauthenticatedError when there is none.
     """
+    from firmament.cli import config
+
     if file is None and (named := os.environ.get(TOKEN_FILE_VARIABLE)):
         file = Path(named)
+    token = os.environ.get(TOKEN_VARIABLE, "").strip()
+    if file is None and not token and (named := config.lookup("token_file").value):
+        file = Path(named)
+    if file is None and not token and session_file().exists():
+        file = session_file()
     if file is not None:
         return read_secret_file(file, what="The token file")
-    token = os.environ.get(TOKEN_VARIABLE, "").strip()
-    if not token and session_file().exists():
-        return read_secret_file(session_file(), what="The token file")
     if not token:
         raise UnauthenticatedError(
             "This needs an operator token", variables=f"{TOKEN_VARIABLE} or {TOKEN_FILE_VARIABLE}"
@@ -335,5 +219,8 @@ def read_token(file: Path | None = None) -> str:
 
 
 def session_file() -> Path:
-    """Return where `firmament operator login` keeps its token."""
-    return Path(click.get_app_dir("firmament")) / "token"
+    """Return where `firmament login` keeps its token: one for each profile, so that no server sees another's."""
+    from firmament.cli import config
+
+    profile = config.profile_name()
+    return Path(click.get_app_dir("firmament")) / (f"token-{profile}" if profile else "token")

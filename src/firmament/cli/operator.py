@@ -10,9 +10,7 @@ import click
 
 from firmament.cli.common import output, output_options, read_secret_file, session_file
 from firmament.cli.operator_client import connect, server_address, server_options
-from firmament.durable import RealDisk, replace_durably
 from firmament.errors import PassphraseError
-from firmament.release.remote import OperatorApi
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,6 +102,8 @@ def login(
     out: Path | None,
 ) -> None:
     """Sign in; keeps a token that is good for some hours, readable by you only."""
+    from firmament.release.remote import OperatorApi
+
     del token_file
     address = server_address(server_url, ca, workspace)
     password = read_password(password_file, prompt=f"Password of {name}", confirm=False)
@@ -174,6 +174,8 @@ def logout(server_url: str | None, ca: Path | None, workspace: Path | None, toke
 
 
 def _store_secret(path: Path, secret: str) -> None:
+    from firmament.durable import RealDisk, replace_durably
+
     disk = RealDisk()
     disk.make_directory(path.parent)
     replace_durably(disk, path, secret.encode() + b"\n")

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 import click
 
+from firmament.cli import config
 from firmament.cli.common import read_token
-from firmament.core import toml
-from firmament.durable import RealDisk, read_file
-from firmament.errors import FileError, FirmamentError, SettingError
-from firmament.release.remote import OperatorApi
+from firmament.errors import FileError, SettingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-F = TypeVar("F", bound="Callable[..., Any]")
+    from firmament.release.remote import OperatorApi
 
-MAX_SETTINGS_LENGTH_BYTES: Final = 64 * 1024
+F = TypeVar("F", bound="Callable[..., Any]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,34 +60,25 @@ def server_options(function: F) -> F:
 
 
 def server_address(server_url: str | None, ca: Path | None, workspace: Path | None) -> ServerAddress:
-    """Find the server: options, else the workspace's ``[server]`` section; raises SettingError."""
-    section: dict[str, Any] = {}
+    """Find the server: options, environment, workspace, settings files (config.py); raises SettingError."""
     directory = workspace or Path()
-    path = directory / "firmament.toml"
-    if path.exists():
-        try:
-            data = read_file(RealDisk(), path, limit_bytes=MAX_SETTINGS_LENGTH_BYTES)
-            section = toml.decode(data, limit_bytes=MAX_SETTINGS_LENGTH_BYTES, what="firmament.toml").get("server", {})
-        except FirmamentError as error:
-            raise SettingError(error.problem, **{**error.facts, "path": path}) from error
-        if not isinstance(section, dict):
-            raise SettingError("[server] must be a section", path=path)
-    elif workspace is not None:
+    if workspace is not None and not (workspace / config.PROJECT_FILE).exists():
         raise SettingError("This is not a workspace", path=workspace)
-    url = server_url or section.get("url")
+    url = config.lookup("server", given=server_url, project=directory).value
     if not url:
-        raise SettingError("Which server? Give --server or a workspace that names one")
-    if not str(url).startswith("https://"):
+        raise SettingError("Which server? Give --server, a workspace that names one, or set it: firmament config set")
+    if not url.startswith("https://"):
         raise SettingError("The server's address must begin with https://", url=url)
-    if ca is None and section.get("ca"):
-        ca = directory / str(section["ca"])
-    if ca is not None and not ca.exists():
-        raise FileError("The CA file does not exist", path=ca)
-    return ServerAddress(str(url).rstrip("/"), ca)
+    authority = config.lookup("ca", given=ca, project=directory).value
+    if authority and not Path(authority).exists():
+        raise FileError("The CA file does not exist", path=authority)
+    return ServerAddress(url.rstrip("/"), Path(authority) if authority else None)
 
 
 def connect(server_url: str | None, ca: Path | None, workspace: Path | None, token_file: Path | None) -> OperatorApi:
     """Make a client from the options of `server_options`; raises SettingError, UnauthenticatedError."""
+    from firmament.release.remote import OperatorApi
+
     address = server_address(server_url, ca, workspace)
     return OperatorApi(address.url, token=read_token(token_file), ca=address.ca)
 

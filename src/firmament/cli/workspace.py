@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from firmament.cli import config
 from firmament.cli.common import passphrase_option, read_passphrase, read_secret_file, read_token
 from firmament.core.clock import Clock, SystemClock
 from firmament.core.fields import format_time
@@ -112,14 +113,15 @@ def open_workspace(directory: Path, *, is_changing: bool = True) -> Workspace:
 def connect(
     workspace: Workspace | None, *, server: str | None, ca: Path | None, token_file: Path | None
 ) -> OperatorApi:
-    """Connect to the server named by an option, the environment or the workspace's settings."""
+    """Connect to the server named by an option, the environment, the workspace or settings files."""
     from firmament.release.remote import OperatorApi
 
-    if workspace is not None and not server:
-        server, ca = workspace.server.url, ca or workspace.server.ca
-    if not server:
+    project = workspace.directory if workspace is not None else None
+    url = config.lookup("server", given=server, project=project).value
+    if not url:
         raise SettingError("No server is named; use --server, or [server] url in firmament.toml")
-    return OperatorApi(server, token=read_token(token_file), ca=ca)
+    authority = config.lookup("ca", given=ca, project=project).value
+    return OperatorApi(url, token=read_token(token_file), ca=Path(authority) if authority else None)
 
 
 @dataclass

@@ -12,8 +12,9 @@ from click.testing import CliRunner
 
 from firmament import __version__
 from firmament.cli import common
-from firmament.cli.common import LazyCommand, LazyGroup, Program, output, output_options
+from firmament.cli.common import output, output_options
 from firmament.cli.main import COMMANDS, program
+from firmament.cli.program import LazyCommand, LazyGroup, Program
 from firmament.errors import (
     DependencyMissingError,
     FileError,

@@ -1,0 +1,80 @@
+"""What ``--json`` promises: each document's name, version and the fields it always has.
+
+``{"schema": "firmament.<name>/<version>", ...}``. Fields may be added; a promised one is never
+dropped or renamed: that makes a new version beside the old one. tests/contract pins this table,
+docs/reference/cli.md prints it, and `require_fields` keeps each command to it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+VERSION: Final = 1
+
+# fmt: off
+SCHEMAS: Final[dict[str, str]] = {
+    # both commands
+    "error":               "code message hint retry exit_code facts",
+    "completion":          "shell script",
+    "manual":              "pages",
+    # authors
+    "ceremony":            "repository version expires_at fingerprint changes old new complete missing",
+    "diff":                "old new fields files",
+    "draft":               "product role_version threshold signed missing complete path",
+    "expiry":              "within_days expiries soon",
+    "file":                "kind",
+    "key":                 "name kind",
+    "keys":                "keys",
+    "legacy":              "release scheme files",
+    "product":             "targets_version",
+    "products":            "products",
+    "promotion":           "release channel",
+    "publish":             "to dry_run",
+    "release":             "release manifest",
+    "releases":            "releases",
+    "role":                "role version",
+    "rotation":            "",
+    "verification":        "release target root_version timestamp_version verified",
+    "workspace":           "directory product keys has_director gives_up",
+    # operators
+    "attempt":             "attempt_id",
+    "certificate-request": "file",
+    "config":              "settings",
+    "config-path":         "user system project",
+    "device":              "device attempts",
+    "device-disabled":     "device_id",
+    "device-enabled":      "device_id",
+    "devices":             "devices",
+    "enrolment":           "device_id file",
+    "enrolment-token":     "token",
+    "operator":            "name role",
+    "operator-login":      "role expires_at token_file",
+    "operator-logout":     "",
+    "operator-token":      "role expires_at",
+    "operators":           "people",
+    "provision-file":      "file",
+    "server-doctor":       "ok findings",
+    "server-init":         "directory ca online_public names addresses port",
+    "server-trust":        "trusted",
+    # devices
+    "agent-doctor":        "ok findings",
+    "history":             "attempts",
+    "installed":           "files",
+    "provisioned":         "device_id product hardware server",
+    "status":              "v state",
+    # trying out
+    "demo":                "ok",
+    "demo-stop":           "ended",
+}
+# fmt: on
+
+
+def require_fields(name: str, value: Mapping[str, Any]) -> None:
+    """Raise RuntimeError when a document lacks what its row promises; a mistake in the command."""
+    missing = [field for field in SCHEMAS.get(name, "").split() if field not in value]
+    if missing:
+        msg = f"the document {name} lacks {', '.join(missing)}"
+        raise RuntimeError(msg)

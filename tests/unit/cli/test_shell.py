@@ -1,0 +1,60 @@
+"""Completion scripts and manual pages, made from the commands themselves and tried with the real programs."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BIN = Path(sys.executable).parent
+
+
+def run(*command, **options):
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, **options)
+
+
+@pytest.mark.parametrize("program", ["firmament", "firmament-agent"])
+def test_bash_completes_with_the_printed_script(program, tmp_path):
+    script = run(BIN / program, "completion", "bash").stdout
+    typed = {"firmament": "release pub", "firmament-agent": "hist"}[program]
+    words = " ".join([program, *typed.split()])
+    count = len(words.split()) - 1
+    asked = f"{script}\nCOMP_WORDS=({words}); COMP_CWORD={count}; _{program.replace('-', '_')}_completion {program}\n"
+    done = run("bash", "-c", asked + 'printf "%s\\n" "${COMPREPLY[@]}"', env={"PATH": f"{BIN}:/usr/bin:/bin"})
+    assert done.stdout.split() == [{"firmament": "publish", "firmament-agent": "history"}[program]]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_every_shell_has_a_script(shell):
+    made = json.loads(run(BIN / "firmament", "completion", shell, "--json").stdout)
+    assert f"_FIRMAMENT_COMPLETE={shell}_complete" in made["script"]
+
+
+def test_every_page_is_clean_for_groff(tmp_path):
+    assert shutil.which("groff"), "scripts/debian.sh installs it"
+    for program in ("firmament", "firmament-agent"):
+        run(BIN / program, "man", "--out", tmp_path)
+    pages = sorted(tmp_path.glob("*.1"))
+    assert {"firmament.1", "firmament-release-publish.1", "firmament-agent-status.1"} <= {page.name for page in pages}
+    done = run("groff", "-man", "-ww", "-z", *pages)
+    assert done.stderr == ""
+    shown = run("groff", "-man", "-Tascii", "-P-c", tmp_path / "firmament-release-publish.1").stdout
+    text = re.sub(r".\x08", "", shown)  # bold is a letter struck twice
+    for expected in ("NAME", "SYNOPSIS", "firmament release publish", "--dry-run", "EXIT STATUS", "SEE ALSO"):
+        assert expected in text
+
+
+def test_one_page_goes_to_the_pager():
+    page = run(BIN / "firmament-agent", "man", "status").stdout
+    assert page.startswith('.TH "FIRMAMENT-AGENT-STATUS" "1"')
+
+
+def test_names_that_completion_knows_without_importing_are_those_of_the_group():
+    from firmament.cli.main import COMMANDS
+
+    for name, entry in COMMANDS.items():
+        if entry.below:
+            assert entry.below.split() == sorted(entry.load().commands), f"correct `below` of {name} in cli/main.py"
