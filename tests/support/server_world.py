@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import sys
 import time
+import urllib.parse
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -183,8 +184,17 @@ class Client:
         self.token = token
         self.pool = urllib3.PoolManager(ssl_context=context, retries=False, timeout=30)
 
-    def ask(self, method: str, path: str, body: object = None, *, headers: dict[str, str] | None = None) -> Answer:
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        headers: dict[str, str] | None = None,
+        fields: dict[str, str] | None = None,
+    ) -> Answer:
         sent = dict(headers or {})
+        path += f"?{urllib.parse.urlencode(fields)}" if fields else ""
         if self.token:
             sent["authorization"] = f"Bearer {self.token}"
         data = json.dumps(body).encode() if body is not None and not isinstance(body, bytes) else body

@@ -18,6 +18,7 @@ from firmament.server.attempts import service as attempts
 from firmament.server.database.connection import connect
 from firmament.server.database.migrate import migrate
 from firmament.server.events import Event
+from firmament.server.inventory import search
 from firmament.server.inventory import service as inventory
 from firmament.server.inventory import store as inventory_store
 from firmament.server.people import service as people
@@ -142,7 +143,8 @@ def test_62_one_tenant_never_sees_another(db):
     people.add_person(db, ADMIN, name="alice", role=Role.VIEWER, password_hash="x", now=NOW)
     other = Scope(2, "person:mallory", Role.ADMIN)
     assert products.list_products(db, other) == []
-    assert inventory_store.list_devices(db, other, product=None, after=0, limit=10) == []
+    assert search.find_devices(db, other, query="", after=0, limit=10, now=NOW) == []
+    assert search.count_devices(db, other, "", NOW).count == 0
     assert releases.list_releases(db, other, product=None) == []
     assert releases.histories(db, other) == {}
     assert people.list_people(db, other) == []
@@ -166,9 +168,9 @@ def test_one_products_token_never_sees_another_product(db):
     products.ensure_product(db, ADMIN, "thermo", NOW)
     limited = Scope(1, "person:bob", Role.ADMIN, "pump")
     assert products.list_products(db, limited) == []
+    assert search.find_devices(db, limited, query="product=thermo", after=0, limit=10, now=NOW) == []
     for ask in (
         lambda: products.ensure_product(db, limited, "thermo", NOW),
-        lambda: inventory_store.list_devices(db, limited, product="thermo", after=0, limit=10),
         lambda: releases.list_releases(db, limited, product="thermo"),
         lambda: events.list_events(db, limited, subject=None, after=0, limit=10),
     ):

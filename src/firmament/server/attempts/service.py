@@ -20,6 +20,7 @@ from firmament.server import device_link, events
 from firmament.server.attempts.machine import FINAL, AttemptState, move
 from firmament.server.attempts.model import AttemptRecord
 from firmament.server.events import Event
+from firmament.server.inventory.attributes import write_attributes
 from firmament.server.inventory.store import decode_manifest, get_device
 from firmament.server.scope import Action, Scope, of_device
 
@@ -162,6 +163,9 @@ def carry_out(connection: Connection, scope: Scope, device: Device, effects: Seq
                         effect.attributes,
                         device.row_id,
                     ),
+                )
+                write_attributes(
+                    connection, device.tenant_id, device.row_id, was=device.attributes, now=effect.attributes
                 )
             case device_link.MoveAttempt():
                 _move(connection, scope, device, effect, now)

@@ -13,13 +13,15 @@ from firmament.core.ids import HARDWARE, PRODUCT, VERSION, check
 from firmament.protocol.v1.messages import HPKE_PUBLIC_KEY_LENGTH_BYTES, EnrolReply
 from firmament.server.attempts import service as attempts
 from firmament.server.http import shapes
-from firmament.server.http.operator_base import DAY_S, INTEGER, TEXT, OperatorPart, query_integer
+from firmament.server.http.operator_base import DAY_S, INTEGER, TEXT, OperatorPart, query_integer, selection
+from firmament.server.inventory import places, search
 from firmament.server.inventory import service as inventory
 from firmament.server.inventory import store as inventory_store
 
 if TYPE_CHECKING:
     from firmament.server.attempts.model import AttemptRecord
     from firmament.server.inventory.model import DeviceRecord
+    from firmament.server.scope import Scope
 
 
 class FleetApi(OperatorPart):
@@ -63,24 +65,31 @@ class FleetApi(OperatorPart):
         )(self.enrol_by_request)
 
     async def list_devices(self, request: Request) -> dict[str, Any]:
-        """Return one page of devices."""
-        scope = await self._readable(request)
-        limit = max(1, min(query_integer(request, "limit", 100), inventory_store.MAX_PAGE))
+        """Return one page of the devices a query selects."""
+        scope = await self._readable(request, product=request.query_params.get("product"))
+        limit = max(1, min(query_integer(request, "limit", 100), search.MAX_PAGE))
         found = await self._read(
-            inventory_store.list_devices,
+            search.find_devices,
             scope,
-            product=request.query_params.get("product"),
+            query=selection(request),
             after=query_integer(request, "cursor", 0),
             limit=limit,
+            now=self._parts.clock.now(),
         )
         return {
-            "devices": [_device(record) for record in found],
+            "devices": await self._describe(scope, found),
             "next": str(found[-1].row_id) if len(found) == limit else None,
         }
 
     async def get_device(self, request: Request, device_id: str) -> dict[str, Any]:
         """Show one device."""
-        return _device(await self._read(inventory_store.get_device, await self._readable(request), device_id))
+        scope = await self._readable(request)
+        found = await self._read(inventory_store.get_device, scope, device_id)
+        return (await self._describe(scope, [found]))[0]
+
+    async def _describe(self, scope: Scope, records: list[DeviceRecord]) -> list[dict[str, Any]]:
+        more = await self._read(places.describe, scope, [record.row_id for record in records])
+        return [{**_device(record), **more[record.row_id]} for record in records]
 
     async def list_attempts(self, request: Request, device_id: str) -> dict[str, Any]:
         """List one device's attempts."""

@@ -8,6 +8,7 @@ from fastapi import APIRouter
 
 from firmament.server.http.fleet_api import FleetApi
 from firmament.server.http.image_api import ImageApi
+from firmament.server.http.inventory_api import InventoryApi
 from firmament.server.http.people_api import PeopleApi
 from firmament.server.http.questions_api import QuestionsApi
 
@@ -20,5 +21,5 @@ class OperatorApi:
 
     def __init__(self, parts: Parts) -> None:
         self.router = APIRouter()
-        for kind in (PeopleApi, ImageApi, FleetApi, QuestionsApi):
+        for kind in (PeopleApi, ImageApi, InventoryApi, FleetApi, QuestionsApi):
             self.router.include_router(kind(parts).router)

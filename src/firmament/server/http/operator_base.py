@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 
 from firmament.core.canonical import decode_object
 from firmament.core.fields import Fields
+from firmament.core.ids import PRODUCT, check
 from firmament.errors import MalformedError, UnauthenticatedError
 from firmament.server.http import shapes
 from firmament.server.http.messages import read_body
@@ -58,9 +59,9 @@ class OperatorPart:
         token, now = bearer_token(request), self._parts.clock.now()
         return await self._parts.database.read(lambda connection: people.scope_of_token(connection, token, now))
 
-    async def _read(self, query: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def _read(self, ask: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a service's query on a connection."""
-        return await self._parts.database.read(lambda connection: query(connection, *args, **kwargs))
+        return await self._parts.database.read(lambda connection: ask(connection, *args, **kwargs))
 
     async def _readable(self, request: Request, *, product: str | None = None) -> Scope:
         scope = await self._scope(request)
@@ -90,3 +91,12 @@ def query_integer(request: Request, name: str, default: int) -> int:
     if not text.isdigit() or len(text) > 18:  # noqa: PLR2004 - digits of 2^63
         raise MalformedError("A query parameter is not a whole number", parameter=name)
     return int(text)
+
+
+def selection(request: Request) -> str:
+    """Return the device query of a request; ``product`` narrows it, as before there was a language."""
+    query, product = request.query_params.get("query", ""), request.query_params.get("product")
+    if product is None:
+        return query
+    check(product, PRODUCT, what="The product name")
+    return f"product={product} and ({query})" if query.strip() else f"product={product}"

@@ -387,14 +387,6 @@ class DeviceCount(TypedDict):
     limit: int
 
 
-class QueryProblem(TypedDict):
-    """Where a query cannot be read and what was expected there."""
-
-    position: int
-    found: str
-    expected: list[str]
-
-
 class Tagged(TypedDict):
     """How many devices changed."""
 
@@ -442,9 +434,10 @@ class Site(TypedDict):
 
 
 class Sites(TypedDict):
-    """All sites."""
+    """One page of sites, by name."""
 
     sites: list[Site]
+    next: str | None
 
 
 class Tag(TypedDict):

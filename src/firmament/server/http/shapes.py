@@ -114,6 +114,9 @@ class Device(TypedDict):
     attributes: dict[str, str]
     enrolled_at: int
     last_seen: int | None
+    tags: list[str]
+    site: str | None
+    gateway: str | None
 
 
 class Devices(TypedDict):

@@ -43,7 +43,6 @@ JOIN product p ON p.id = d.product_id
 LEFT JOIN device_seen s ON s.device_id = d.id
 WHERE d.tenant_id = ? AND (? IS NULL OR p.name = ?)
 """
-MAX_PAGE: Final = 500
 MAX_CACHED_MANIFESTS: Final = 256
 
 
@@ -104,20 +103,6 @@ def decode_manifest(data: bytes) -> Manifest:
     """Read a stored manifest."""
     limit = manifests.MAX_MANIFEST_LENGTH_BYTES
     return manifests.decode(decode_object(data, limit_bytes=limit, what="manifest"))
-
-
-def list_devices(
-    connection: Connection, scope: Scope, *, product: str | None, after: int, limit: int
-) -> list[DeviceRecord]:
-    """Return one page in the order of enrolment; `after` is the last row id of the page before."""
-    wanted = scope.product or product
-    if product is not None:
-        scope.require_product(product)
-    rows = connection.execute(
-        LIST_QUERY + " AND d.id > ? ORDER BY d.id LIMIT ?",
-        (scope.tenant_id, wanted, wanted, after, min(limit, MAX_PAGE)),
-    )
-    return [DeviceRecord.of_row(row) for row in rows]
 
 
 def get_device(connection: Connection, scope: Scope, device_id: str) -> DeviceRecord:

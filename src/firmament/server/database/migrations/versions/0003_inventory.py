@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -118,3 +120,20 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("device_id", "tag", name=op.f("pk_device_tag")),
     )
     op.create_index("ix_device_tag_tag", "device_tag", ["tenant_id", "tag", "device_id"], unique=False)
+    _explode()
+
+
+def _explode() -> None:
+    """Write what devices reported before as one row a fact."""
+    connection = op.get_bind()
+    devices = connection.execute(sa.text("SELECT id, tenant_id, attributes FROM device WHERE attributes <> '{}'"))
+    for row_id, tenant_id, text in devices.fetchall():
+        for name, value in json.loads(text).items():
+            if "\0" not in name + value:
+                connection.execute(
+                    sa.text(
+                        "INSERT INTO device_attribute(device_id, name, tenant_id, value) "
+                        "VALUES (:row_id, :name, :tenant_id, :value)"
+                    ),
+                    {"row_id": row_id, "name": name, "tenant_id": tenant_id, "value": value},
+                )
