@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MAX_PAGE: Final = 500
 COUNT_CAP: Final = 10_000
-"""A live count stops here: "10 000+" is as good for a person, and cheap (console.md §2)."""
+"""A live count stops here: "10 000+" is as good for a person, and cheap."""
 MAX_ATTRIBUTE_NAMES: Final = 100
 MAX_ATTRIBUTE_VALUES: Final = 20
 SAMPLE: Final = 5
