@@ -8,6 +8,7 @@ again), the target asserts it.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import lzma
@@ -15,12 +16,14 @@ import re
 import struct
 import tempfile
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
 from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
 
 from firmament.agent import compose, provision
@@ -36,10 +39,12 @@ from firmament.core.clock import FixedClock
 from firmament.core.digest import Digest
 from firmament.core.fields import Fields
 from firmament.errors import FirmamentError
+from firmament.payload import mcuboot
+from firmament.payload.readers import BytesReader
 from firmament.payload.refdelta.applier import Applier
 from firmament.payload.sealed import Header
 from firmament.protocol.v1 import envelope, messages
-from firmament.release import build, mcuboot, setup
+from firmament.release import build, mcuboot_build, setup
 from firmament.server import authority, signer
 from firmament.server.http import ranges
 from firmament.server.settings import read_settings
@@ -337,8 +342,17 @@ def run_sealed_header(data: bytes) -> None:
     assert header.encode() == data[:64]
 
 
+MCUBOOT_SIGNING_KEY: Final = ed25519.Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+MCUBOOT_KEY: Final = MCUBOOT_SIGNING_KEY.public_key()
+MCUBOOT_DEVICE_KEY: Final = x25519.X25519PrivateKey.from_private_bytes(bytes(range(32)))
+
+
 def run_mcuboot(data: bytes) -> None:
-    mcuboot.check_image(data[: mcuboot.HEADER_LENGTH_BYTES], len(data))
+    found = mcuboot.read_image(BytesReader(data), len(data))
+    with contextlib.suppress(FirmamentError):
+        mcuboot.verify(found, BytesReader(data), MCUBOOT_KEY)
+    if found.is_encrypted:
+        mcuboot.unwrap_content_key(found, BytesReader(data), MCUBOOT_DEVICE_KEY)
 
 
 def run_metadata(kind: type[Any], data: bytes) -> None:
@@ -585,7 +599,7 @@ def targets() -> list[Target]:
         Target("token URI", lambda data: hsm.parse_uri(data.decode("latin-1")), (b"hsm:label=root;token=custodian%201",), (b";", b"=", b"%", b"label=")),
         *refdelta_targets(),
         Target("sealed header", run_sealed_header, (sealed_header_seed(),), (b"OTAE", b"\xff" * 8)),
-        Target("MCUboot header", run_mcuboot, (mcuboot_seed(),), (b"\x3d\xb8\xf3\x96", b"\xff" * 4)),
+        Target("MCUboot image", run_mcuboot, mcuboot_seeds(), (b"\x3d\xb8\xf3\x96", b"\xff" * 4)),
     ]  # fmt: skip
 
 
@@ -596,5 +610,15 @@ def sealed_header_seed() -> bytes:
     return bytes.fromhex(match[1])[:80] if match else b"OTAE\x01\x01\x10\x00" + bytes(56)
 
 
-def mcuboot_seed() -> bytes:
-    return struct.pack("<IIHHIIBBHI", mcuboot.MAGIC, 0, 32, 0, 64, 0, 1, 2, 3, 4).ljust(32, b"\0") + bytes(128)
+def mcuboot_seeds() -> tuple[bytes, ...]:
+    recipe = mcuboot_build.Recipe("1.2.3+4", 7, dependencies=("1:2.0.0",), vendor="example.com", class_name="sensor")
+    encrypted = replace(recipe, encrypt_for=pem_of(MCUBOOT_DEVICE_KEY.public_key()))
+    key = MCUBOOT_SIGNING_KEY.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return tuple(mcuboot_build.make(bytes(64), each, key=key) for each in (recipe, encrypted))
+
+
+def pem_of(key: Any) -> bytes:
+    pem: bytes = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return pem

@@ -16,6 +16,7 @@ HERE = Path(__file__).parent
 ELSEWHERE = (
     "tests/e2e/test_server_refusals.py",
     "tests/e2e/test_server_machine.py",
+    "tests/unit/payload/test_mcuboot.py",
     "tests/unit/server/test_people.py",
     "tests/unit/trust/test_legacy.py",
 )

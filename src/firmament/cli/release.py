@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from firmament.cli.common import output, output_options
+from firmament.cli.release_mcuboot import make_image, mcuboot_options
 from firmament.cli.release_view import COMMANDS as VIEWS
 from firmament.cli.workspace import (
     TerminalSecrets,
@@ -62,6 +64,7 @@ for _view in VIEWS:
 @click.option("--sbom", type=_FILE, help="Software bill of materials; its digest is signed.")
 @click.option("--provenance", type=_FILE, help="Build provenance; its digest is signed.")
 @click.option("--allow-downgrade", is_flag=True, help="An approved downgrade: older content, higher sequence number.")
+@mcuboot_options
 @workspace_option
 @output_options
 def build(source: Path, product: str | None, version: str, workspace: Path, **options: Any) -> None:
@@ -76,7 +79,7 @@ def build(source: Path, product: str | None, version: str, workspace: Path, **op
         opened,
         product=product,
         version=version,
-        installer=options["installer"] or builder.detect_installer(source),
+        installer="mcuboot" if options["mcuboot"] else options["installer"] or builder.detect_installer(source),
         hardware=options["hardware"],
         sequence_number=options["sequence_number"],
         update_class=options["update_class"],
@@ -92,7 +95,18 @@ def build(source: Path, product: str | None, version: str, workspace: Path, **op
         allow_downgrade=options["allow_downgrade"],
         now=now(),
     )
-    built = builder.build(RealDisk(), source, sign.built_directory(opened, draft.release_id), draft)
+    target = sign.built_directory(opened, draft.release_id)
+    if options["mcuboot"]:
+        image = make_image(source, version=version, sequence_number=draft.sequence_number, options=options)
+        if image is None:
+            _show_vector(options["mcuboot_vector"])
+            return
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory, "image.bin")
+            path.write_bytes(image)
+            built = builder.build(RealDisk(), path, target, draft)
+    else:
+        built = builder.build(RealDisk(), source, target, draft)
     made = built.manifest
     threshold = opened.product_keys(product).threshold
     out.document(
@@ -105,6 +119,12 @@ def build(source: Path, product: str | None, version: str, workspace: Path, **op
         ],
     )
     out.next_command(f"firmament release sign {made.release_id}")
+
+
+def _show_vector(path: Path) -> None:
+    out = output()
+    out.document("vector", {"file": str(path)}, lines=[f"The digest to sign is in {path}."])
+    out.next_command("sign it where the key is, then: firmament release build --mcuboot --mcuboot-signature FILE …")
 
 
 @group.command("sign")

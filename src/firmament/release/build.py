@@ -19,7 +19,8 @@ from firmament.core.ids import HARDWARE, TARGET_PATH, check
 from firmament.core.manifest import MAX_IMAGE_LENGTH_BYTES, Image, Manifest, Payload
 from firmament.durable import PUBLIC_MODE, TEMPORARY_SUFFIX, Disk, read_file, replace_durably
 from firmament.errors import ConflictError, FileError, MalformedError, TooLargeError
-from firmament.release import bundle, mcuboot
+from firmament.payload import mcuboot
+from firmament.release import bundle
 from firmament.release.store import chunks
 from firmament.trust.repository import json_text
 
@@ -146,7 +147,7 @@ def _store(disk: Disk, path: Path, pieces: Iterator[bytes]) -> tuple[Digest, int
 
 def _check_mcuboot(disk: Disk, path: Path, length_bytes: int) -> None:
     with closing(disk.open_reader(path)) as reader:
-        mcuboot.check_image(reader.read_at(0, mcuboot.HEADER_LENGTH_BYTES), length_bytes)
+        mcuboot.read_image(reader, length_bytes)
 
 
 def load_built(disk: Disk, directory: Path) -> BuiltRelease:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
 
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
@@ -11,7 +13,8 @@ from firmament.core.bundle import Entry, EntryKind
 from firmament.core.fields import format_time
 from firmament.core.manifest import decode as decode_manifest
 from firmament.errors import FileError, FirmamentError, UnsafeArchiveError
-from firmament.release import bundle, mcuboot
+from firmament.payload import mcuboot
+from firmament.release import bundle
 from firmament.release.store import chunks, digest_of
 from firmament.trust import repository
 from firmament.trust.roles import TOP_LEVEL
@@ -39,7 +42,7 @@ def inspect(disk: Disk, path: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {"path": str(path), "length_bytes": length_bytes, "digest": str(digest_of(disk, path))}
     head = next(chunks(disk, path), b"")
     if mcuboot.has_magic(head):
-        return facts | {"kind": "mcuboot", **_mcuboot(head, length_bytes)}
+        return facts | {"kind": "mcuboot", **_mcuboot(disk, path, length_bytes)}
     if head[:1] == b"{" and length_bytes <= MAX_JSON_LENGTH_BYTES:
         return facts | _json(b"".join(chunks(disk, path)))
     if head[257:263] == b"ustar\0" or not any(head[:1024]):
@@ -85,16 +88,25 @@ def _contents(disk: Disk, path: Path) -> dict[str, tuple[Entry, bytes]]:
     return {name: (entry, hashers[name].digest()) for name, entry in entries.items()}
 
 
-def _mcuboot(head: bytes, length_bytes: int) -> dict[str, Any]:
+def _mcuboot(disk: Disk, path: Path, length_bytes: int) -> dict[str, Any]:
     try:
-        found = mcuboot.check_image(head[: mcuboot.HEADER_LENGTH_BYTES], length_bytes)
+        with closing(disk.open_reader(path)) as reader:
+            found = mcuboot.read_image(reader, length_bytes)
     except FirmamentError as error:
-        return {"problem": error.problem}
+        return {"problem": error.problem, "facts": error.facts}
     return {
         "version": found.version,
-        "image_length_bytes": found.image_length_bytes,
+        "security_counter": found.security_counter,
+        "dependencies": [f"{item.image}:{item.version}" for item in found.dependencies],
+        "vendor_id": None if found.vendor_id is None else str(uuid.UUID(bytes=found.vendor_id)),
+        "class_id": None if found.class_id is None else str(uuid.UUID(bytes=found.class_id)),
+        "is_encrypted": found.is_encrypted,
         "header_length_bytes": found.header_length_bytes,
-        "protected_tlv_length_bytes": found.protected_tlv_length_bytes,
+        "body_length_bytes": found.body_length_bytes,
+        "tlvs": [
+            {"type": mcuboot.name_of(tlv), "length_bytes": tlv.length_bytes, "is_protected": tlv.is_protected}
+            for tlv in found.tlvs
+        ],
     }
 
 

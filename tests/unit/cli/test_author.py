@@ -10,6 +10,8 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
 from support import authoring
 
 from firmament.cli import workspace as shared
@@ -487,3 +489,43 @@ def test_the_author_can_work_as_nobody_else_can_read(ws):
     for path in (ws / "keys").glob("*.pem"):
         assert path.stat().st_mode & 0o077 == 0
     assert (ws / "keys").stat().st_mode & 0o077 == 0
+
+
+@pytest.fixture
+def boot_keys(tmp_path):
+    """A boot loader's key pair and an application, as files."""
+    key = ed25519.Ed25519PrivateKey.generate()
+    private = serialization.PrivateFormat.PKCS8
+    (tmp_path / "boot.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, private, serialization.NoEncryption())
+    )
+    (tmp_path / "boot.pub.pem").write_bytes(
+        key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+    (tmp_path / "zephyr.bin").write_bytes(bytes(range(256)) * 8)
+    return key
+
+
+MCU = ("release", "build", "zephyr.bin", "--mcuboot", "--hardware", "nrf52840")
+
+
+def test_an_application_becomes_an_mcuboot_release(ws, boot_keys):
+    made = ask(*MCU, "--mcuboot-key", "boot.pem", "--version", "1.2.3", "--dependency", "1:2.0.0")
+    assert made["manifest"]["installer"] == "mcuboot"
+    seen = ask("release", "inspect", f"{made['directory']}/image.bin")
+    assert (seen["kind"], seen["version"], seen["dependencies"]) == ("mcuboot", "1.2.3+0", ["1:2.0.0+0"])
+    assert seen["security_counter"] == made["manifest"]["sequence_number"]
+    assert {"type": "security-counter", "length_bytes": 4, "is_protected": True} in seen["tlvs"]
+    run("release", "sign", "thermo/1.2.3")
+
+
+def test_the_boot_key_may_be_elsewhere(ws, boot_keys, tmp_path):
+    public = ("--mcuboot-public-key", "boot.pub.pem", "--version", "1.2.3")
+    ask(*MCU, *public, "--mcuboot-vector", "to-sign.bin")
+    assert not (Path(ws) / "releases" / "thermo-1.2.3").exists()
+    (tmp_path / "signature").write_bytes(boot_keys.sign((tmp_path / "to-sign.bin").read_bytes()))
+    assert ask(*MCU, *public, "--mcuboot-signature", "signature")["manifest"]["version"] == "1.2.3"
+    wrong = ("--mcuboot-public-key", "boot.pub.pem", "--version", "1.2.4", "--mcuboot-signature", "signature")
+    assert refusal(*MCU, *wrong)["code"] == "trust/signature"
+    assert refusal(*MCU, *public)["code"] == "request/malformed"
+    assert refusal(*MCU, "--version", "1.2.3")["code"] == "request/malformed"
