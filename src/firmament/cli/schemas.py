@@ -38,6 +38,7 @@ SCHEMAS: Final[dict[str, str]] = {
     "role":                "role version",
     "rotation":            "",
     "verification":        "release target root_version timestamp_version verified",
+    "vector":              "file",
     "workspace":           "directory product keys has_director gives_up",
     # operators
     "attempt":             "attempt_id",
@@ -74,7 +75,6 @@ SCHEMAS: Final[dict[str, str]] = {
 
 def require_fields(name: str, value: Mapping[str, Any]) -> None:
     """Raise RuntimeError when a document lacks what its row promises; a mistake in the command."""
-    "vector":              "file",
     missing = [field for field in SCHEMAS.get(name, "").split() if field not in value]
     if missing:
         msg = f"the document {name} lacks {', '.join(missing)}"
