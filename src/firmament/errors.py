@@ -68,6 +68,7 @@
     + OutsideWindowError         policy/outside-window
     + NothingToDoError           policy/nothing-to-do
     + RestartNeededError         policy/restart-needed
+    + PostponeLimitError         policy/postpone-limit
   x LocalError                   local                this machine, its files or its settings
     + SettingError               local/setting
     + FileError                  local/file
@@ -587,6 +588,13 @@ class RestartNeededError(PolicyError):
     code = "policy/restart-needed"
     exit_code = 10
     hint = "Restart the device to try the new image."
+
+
+class PostponeLimitError(PolicyError):
+    code = "policy/postpone-limit"
+    exit_code = 95
+    retry = Retry.NEVER
+    hint = "Install it now or tonight, or skip this version."
 
 
 # --- local ---------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from firmament.agent.machine import State
 from firmament.agent.outcome import POSSIBLE
-from firmament.agent.policy import Answer, Consent
+from firmament.agent.owner import MAX_CONSENTS, MAX_SKIPPED, Owner, Said
+from firmament.agent.policy import Answer, Consent, Mode
 from firmament.agent.record import (
     MAX_HISTORY,
     MAX_LOG_LINE_LENGTH,
@@ -24,8 +25,8 @@ from firmament.agent.slots.port import Label
 from firmament.core.digest import Digest
 from firmament.core.ids import AttemptId, DeviceId
 from firmament.core.manifest import Image, Manifest, Payload, UpdateClass
-from firmament.protocol.status import AttemptStatus, Outcome
-from firmament.protocol.v1.messages import Report
+from firmament.protocol.status import AttemptStatus, ConsentAnswer, Outcome
+from firmament.protocol.v1.messages import ConsentEvent, Report
 
 BIG = st.integers(0, 2**63 - 1)
 uuids = st.uuids().map(str)
@@ -103,6 +104,31 @@ reports = st.builds(
 )
 
 
+owners = st.builds(
+    Owner,
+    is_opted_out=st.booleans(),
+    security=st.none() | st.sampled_from(Mode),
+    feature=st.none() | st.sampled_from(Mode),
+    skipped=st.lists(versions.map("thermo/{}".format), max_size=3).map(tuple),
+)
+saids = st.builds(
+    Said,
+    st.builds(
+        ConsentEvent,
+        device_id=device_ids,
+        consent_number=st.integers(1, 2**63 - 1),
+        answer=st.sampled_from(ConsentAnswer),
+        at=times,
+        actor=printable,
+        via=printable,
+        attempt_id=st.none() | attempt_ids,
+        update_class=st.none() | st.sampled_from(UpdateClass),
+        until=st.none() | times,
+    ),
+    st.booleans(),
+)
+
+
 @st.composite
 def records(draw):
     state = draw(st.sampled_from(State))
@@ -115,6 +141,9 @@ def records(draw):
         history=tuple(draw(st.lists(ended, max_size=4))),
         outbox=tuple(draw(st.lists(reports, max_size=4))),
         report_number=draw(BIG),
+        owner=draw(owners),
+        consents=tuple(draw(st.lists(saids, max_size=4))),
+        consent_number=draw(BIG),
         unknown=draw(st.dictionaries(st.sampled_from(["later", "even_later"]), BIG | printable, max_size=2)),
     )
 
@@ -150,6 +179,20 @@ def largest_record():
         message=reason.message,
         log=reason.log,
     )
+    consent = ConsentEvent(
+        device_id=DeviceId(identity),
+        consent_number=2**63 - 1,
+        answer=ConsentAnswer.WITHDRAWN,
+        at=now,
+        actor="uid:4294967295",
+        via="command",
+        attempt_id=AttemptId(identity),
+        release_id="p" * 128,
+        update_class=UpdateClass.SECURITY,
+        until=now,
+        text_digest=str(Digest.of(b"")),
+        language="pt-BR",
+    )
     over = Ended(AttemptId(identity), "p" * 128, AttemptStatus.CONFIRMED, now, reason.code, reason.message)
     release = Release("1" * 64, 2**63 - 1, image, Label.A)
     return Record(
@@ -161,4 +204,9 @@ def largest_record():
         history=(over,) * MAX_HISTORY,
         outbox=(report,) * MAX_OUTBOX,
         report_number=2**63 - 1,
+        owner=Owner(
+            is_opted_out=True, security=Mode.AUTOMATIC, feature=Mode.AUTOMATIC, skipped=("p" * 128,) * MAX_SKIPPED
+        ),
+        consents=(Said(consent),) * MAX_CONSENTS,
+        consent_number=2**63 - 1,
     )

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from firmament.agent.contact import BEFORE_TRIAL, Contact
+from firmament.agent.consent import Consents, Who
+from firmament.agent.contact import Contact
 from firmament.agent.events import Asked, Trouble
 from firmament.agent.fetching import Fetching, StoppedError, reason_for
 from firmament.agent.ledger import Ledger
-from firmament.agent.machine import FINAL, Event, State
+from firmament.agent.machine import BEFORE_TRIAL, FINAL, Event, State
 from firmament.agent.policy import (
     Answer,
-    Consent,
     Step,
     Surroundings,
     Verdict,
@@ -30,7 +30,7 @@ from firmament.agent.policy import (
 )
 from firmament.agent.record import Ended, Reason
 from firmament.agent.slots.port import CHECKPOINT_BYTES
-from firmament.agent.status import Status, status_of
+from firmament.agent.status import Facts, Status, status_of
 from firmament.agent.trial import Trial
 from firmament.errors import (
     ApplicabilityError,
@@ -47,9 +47,12 @@ from firmament.log import logger
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
+    from datetime import timedelta
 
     from firmament.agent.parts import Parts
+    from firmament.agent.policy import Mode
     from firmament.core.ids import AttemptId
+    from firmament.core.manifest import UpdateClass
 
 log = logger("agent.agent")
 
@@ -59,6 +62,8 @@ WAITING_TICK_S: Final = 60.0
 # How soon a plugged-in charger or an opened window is noticed.
 RESTART_GRACE_S: Final = 300.0
 # systemd gives services 90 s to stop; a machine that still runs after this did not go down.
+SOMEBODY: Final = Who("unknown", "agent")
+"""A program that uses this class and does not say for whom."""
 MAX_COMMAND_TRIES: Final = 3
 # A command retries what a moment may mend; the daemon has all the time in the world.
 
@@ -72,9 +77,11 @@ class Agent:
         self._fetching = Fetching(parts, self._ledger, checkpoint_bytes=checkpoint_bytes)
         self._trial = Trial(parts, self._ledger)
         self._contact = Contact(parts, self._ledger, self._trial, self._fetching)
+        self._consents = Consents(parts, self._ledger)
         self._surroundings = Surroundings(parts.disk, parts.policy, storage=parts.state_directory)
         self._is_started = False
         self._verdict = Verdict()
+        self._asked_because = ""
         self._last_error: FirmamentError | None = None
         self._verified: AttemptId | None = None
         """The attempt whose slot was read back in this life of the agent."""
@@ -130,6 +137,7 @@ class Agent:
         if self._ledger.state is not State.TRIAL:
             self._contact.deliver()
             due += [self._contact.send_at_s] if self._ledger.record.outbox else []
+            due += [self._contact.consents_at_s] if self._ledger.unsaid() else []
         return max(0.0, min(due) - self._now_s())
 
     def poll_soon(self) -> None:
@@ -210,18 +218,41 @@ class Agent:
         self._drive(FINAL | {State.TRIAL} if state is State.TRIAL else FINAL)
         return self.status()
 
-    def answer(self, answer: Answer) -> Status:
-        """Take the owner's answer to the release in hand; raises NothingToDoError if there is none to answer."""
+    def answer(self, answer: Answer, who: Who = SOMEBODY, wish: timedelta | None = None) -> Status:
+        """Take the owner's answer to the release in hand; `wish` is how long to put it off.
+
+        Raises NothingToDoError if there is none to answer, PostponeLimitError.
+        """
         self.start()
-        if self._ledger.state not in BEFORE_TRIAL:
-            raise NothingToDoError("Nothing is offered", state=self._ledger.state)
+        self._consents.answer(answer, who, wish)
         if answer is Answer.SKIP:
             self._decline("The owner said no")
             self._drive(FINAL)
-        else:
-            self._ledger.consent(Consent(answer, self._parts.clock.now()))
-            self._step_at_s = self._now_s()
-        return self.status()
+        return self._reconsider()
+
+    def withdraw(self, who: Who) -> Status:
+        """Take a yes back, until the new image is armed; raises NothingToDoError."""
+        self.start()
+        self._consents.withdraw(who)
+        return self._reconsider()
+
+    def opt_out(self, who: Who) -> Status:
+        """Let no update install by itself from now on."""
+        self.start()
+        self._consents.opt_out(who)
+        return self._reconsider()
+
+    def opt_in(self, who: Who) -> Status:
+        """Follow the policy again."""
+        self.start()
+        self._consents.opt_in(who)
+        return self._reconsider()
+
+    def choose(self, modes: dict[UpdateClass, Mode | None]) -> Status:
+        """Set the owner's modes; raises SettingError."""
+        self.start()
+        self._consents.choose(modes)
+        return self._reconsider()
 
     def status(self) -> Status:
         """Return what the device runs, what is in hand, and why it waits."""
@@ -232,6 +263,12 @@ class Agent:
             boot_id=self._parts.boot.boot_id(),
             waits_for=self._verdict.error,
             last_error=self._last_error,
+            device=Facts(
+                policy=self._parts.policy,
+                language=self._parts.language,
+                offline_s=self._parts.offline_s,
+                now=self._parts.clock.now(),
+            ),
         )
 
     def history(self) -> tuple[Ended, ...]:
@@ -301,6 +338,9 @@ class Agent:
 
     def _consider(self) -> float:
         """Look whether the fetch may begin."""
+        if self._consents.is_skipped:
+            self._decline("The owner skipped this version")
+            return 0.0
         verdict = self._judge(Step.FETCH)
         if verdict.is_met:
             slot = self._parts.boot.booted().other
@@ -321,7 +361,7 @@ class Agent:
         return 0.0
 
     def _judge(self, step: Step) -> Verdict:
-        attempt, policy = self._ledger.attempt, self._parts.policy
+        attempt, policy = self._ledger.attempt, self._consents.policy
         assert attempt.manifest is not None
         now = self._parts.clock.now()
         self._verdict = decide(
@@ -346,13 +386,20 @@ class Agent:
         elif self._ledger.attempt.reason.code != reason.code:
             self._ledger.explain(reason)
             self._ask(verdict)
+        elif verdict.error.problem != self._asked_because:
+            self._ask(verdict)  # "later" is over, or the agent was started anew: ask again
+        self._asked_because = verdict.error.problem
         return WAITING_TICK_S
 
     def _ask(self, verdict: Verdict) -> None:
         attempt = self._ledger.attempt
-        if isinstance(verdict.error, WaitingForConsentError) and attempt.manifest is not None:
+        text = self._consents.text()
+        if isinstance(verdict.error, WaitingForConsentError) and attempt.manifest is not None and text is not None:
+            self._consents.note_asked()
             notes = dict(attempt.manifest.notes)
-            self._parts.events.tell(Asked(attempt.attempt_id, attempt.manifest.release_id, notes))
+            self._parts.events.tell(
+                Asked(attempt.attempt_id, attempt.manifest.release_id, notes, "\n".join(text.lines()))
+            )
 
     def _settle(self) -> None:
         """Leave a final state: raise the floors after a confirmation, tell the server, and be idle."""
@@ -366,6 +413,13 @@ class Agent:
             self._contact.deliver()
             ledger.go(Event.SETTLED)
             self._verdict = Verdict()
+
+    def _reconsider(self) -> Status:
+        """Look at the conditions again at the next tick: the owner said something."""
+        self._step_at_s = self._now_s()
+        if self._ledger.state in BEFORE_TRIAL:
+            self._judge(Step.FETCH if self._ledger.state in {State.OFFERED, State.WAITING} else Step.RESTART)
+        return self.status()
 
     def _break_loop(self) -> None:
         match self._ledger.state:

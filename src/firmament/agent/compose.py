@@ -113,6 +113,8 @@ def compose(
         trial=settings.trial,
         initial=_initial(settings),
         attributes=attributes_of(settings),
+        language=settings.owner.language,
+        offline_s=settings.owner.offline_s,
         should_stop=should_stop,
     )
     return World(Agent(parts), events, storage.boot, transport, enrolment)

@@ -7,10 +7,10 @@ begun again; a person assigns the release anew, which makes a new attempt.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from firmament.agent.fetching import reason_for
-from firmament.agent.machine import Event, State
+from firmament.agent.machine import BEFORE_TRIAL, Event, State
 from firmament.agent.policy import backoff_s, next_poll_s
 from firmament.agent.ports import Running
 from firmament.agent.record import Attempt
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
 log = logger("agent.contact")
 
-BEFORE_TRIAL: Final = frozenset({State.OFFERED, State.WAITING, State.FETCHING, State.VERIFIED})
-"""States in which the server may still withdraw the release, and the owner decline it."""
-
 
 class Contact:
     """Polls and delivers; `poll_at_s` and `send_at_s` (monotonic) say when it is time again."""
@@ -42,6 +39,8 @@ class Contact:
         self._fetching = fetching
         self._poll_failures = 0
         self._send_failures = 0
+        self._consent_failures = 0
+        self.consents_at_s = 0.0
         self.poll_at_s = 0.0
         self.send_at_s = 0.0
 
@@ -142,6 +141,7 @@ class Contact:
 
     def deliver(self) -> None:
         """Send what waits in the outbox; failing is no trouble, it stays there."""
+        self._deliver_consents()
         outbox = self._ledger.record.outbox
         if not outbox or self._now_s() < self.send_at_s:
             return
@@ -152,6 +152,19 @@ class Contact:
         self._send_failures = self._send_failures + 1 if self._ledger.record.outbox else 0
         if self._send_failures:
             self.send_at_s = self._now_s() + backoff_s(self._send_failures, self._parts.chance)
+
+    def _deliver_consents(self) -> None:
+        """Send what the owner said, apart from reports: a server that does not know them yet answers 404."""
+        events = self._ledger.unsaid()
+        if not events or self._now_s() < self.consents_at_s:
+            return
+        try:
+            self._ledger.heard(self._parts.link.send_consents(events))
+        except FirmamentError as error:
+            log.info("consent.not-sent", code=error.code, problem=error.problem, waiting=len(events))
+        self._consent_failures = self._consent_failures + 1 if self._ledger.unsaid() else 0
+        if self._consent_failures:
+            self.consents_at_s = self._now_s() + backoff_s(self._consent_failures, self._parts.chance)
 
     def _now_s(self) -> float:
         return self._parts.clock.monotonic_s()

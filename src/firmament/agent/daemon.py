@@ -23,17 +23,20 @@ import signal
 import socket
 import threading
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from firmament.agent.compose import compose
+from firmament.agent.consent import Who
 from firmament.agent.events import AgentEvent, Asked, HealthChecked, Progress, StateChanged, Trouble
 from firmament.agent.fetching import StoppedError
 from firmament.agent.hooks import Hooks
 from firmament.agent.lock import InstanceLock
 from firmament.agent.machine import State
-from firmament.agent.policy import Answer
+from firmament.agent.policy import Answer, Mode
 from firmament.agent.socket import ControlServer, Conversation, Request
 from firmament.agent.storage import compose_storage
+from firmament.core.manifest import UpdateClass
 from firmament.durable import make_directory_durably
 from firmament.errors import (
     FirmamentError,
@@ -64,8 +67,13 @@ MAX_DEGRADED_S: Final = 3600.0
 MAX_TEND_S: Final = 5.0
 MAX_WAIT_S: Final = 60.0
 """The main thread says at least this often that it is alive."""
+OWNER: Final = "owner"
+"""Who answers on the local page: somebody who read the one-time code off the device."""
+MAX_WISH_S: Final = 366 * 86_400
 READ_ONLY: Final = frozenset({"status", "history", "watch"})
-COMMANDS: Final = frozenset({"check", "download", "verify", "apply", "all", "confirm", "revert", "answer"})
+COMMANDS: Final = frozenset({"check", "download", "verify", "apply", "all", "confirm", "revert", "answer", "consent"})
+SURFACES: Final = frozenset({"command", "menu", "socket"})
+"""What a client of the socket may call itself."""
 
 
 class Notifier:
@@ -265,7 +273,7 @@ class Daemon:
         with self._lock:
             self._watching.append(job.conversation)
         try:
-            job.conversation.result(execute(agent, job.request.command, job.request.arguments))
+            job.conversation.result(execute(agent, job.request.command, job.request.arguments, actor=job.request.actor))
         except StoppedError:
             job.conversation.error(LockedError("Another command or the end of the daemon interrupted this one"))
         except FirmamentError as error:
@@ -337,15 +345,20 @@ class Daemon:
             raise MalformedError("There is no such command", found=request.command)
 
 
-def execute(agent: Agent, command: str, arguments: Fields) -> dict[str, Any]:
+def execute(agent: Agent, command: str, arguments: Fields, *, actor: str) -> dict[str, Any]:
     """Run a command on the engine and return its result; the daemon and the direct way share it.
 
-    Raises what the engine raises; MalformedError for an unknown command or answer.
+    `actor` is who asks, for consent events. Raises what the engine raises; MalformedError for an
+    unknown command or answer.
     """
+    via = arguments.text("via", max_length=32, default="socket")
+    who = Who(actor, via if via in SURFACES else "page" if actor == OWNER else "socket")
     if arguments.boolean("yes", default=False):
-        _agree(agent)
+        _agree(agent, who)
     if command == "answer":
-        return agent.answer(arguments.one_of("answer", Answer)).to_json()
+        return agent.answer(arguments.one_of("answer", Answer), who).to_json()
+    if command == "consent":
+        return _consent(agent, arguments, who).to_json()
     commands: dict[str, Callable[[], Status]] = {
         "check": agent.check,
         "download": agent.download,
@@ -360,9 +373,33 @@ def execute(agent: Agent, command: str, arguments: Fields) -> dict[str, Any]:
     return commands[command]().to_json()
 
 
-def _agree(agent: Agent) -> None:
+def _consent(agent: Agent, arguments: Fields, who: Who) -> Status:
+    """Take what an owner says: an answer to the offer, or a decision for good."""
+    action = arguments.text("action", max_length=16)
+    match action:
+        case "now" | "tonight" | "later" | "skip":
+            wish_s = arguments.integer("for_s", maximum=MAX_WISH_S, default=0)
+            return agent.answer(Answer(action), who, timedelta(seconds=wish_s) if wish_s else None)
+        case "withdraw":
+            return agent.withdraw(who)
+        case "opt-out":
+            return agent.opt_out(who)
+        case "opt-in":
+            return agent.opt_in(who)
+        case "mode":
+            modes: dict[UpdateClass, Mode | None] = {}
+            for update_class in UpdateClass:
+                if update_class.value in arguments:
+                    word = arguments.text(update_class.value, max_length=16)
+                    modes[update_class] = None if word == "settings" else arguments.one_of(update_class.value, Mode)
+            return agent.choose(modes)
+        case _:
+            raise MalformedError("There is no such answer", found=action)
+
+
+def _agree(agent: Agent, who: Who) -> None:
     """Give the consent that ``--yes`` means, for what is in hand or is offered now."""
     if agent.status().state is State.IDLE:
         agent.check()
     if agent.status().state in {State.OFFERED, State.WAITING, State.FETCHING, State.VERIFIED}:
-        agent.answer(Answer.NOW)
+        agent.answer(Answer.NOW, who)

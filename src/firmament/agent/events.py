@@ -105,6 +105,8 @@ class Asked:
     release_id: ReleaseId
     notes: dict[str, str]
     """By language tag."""
+    text: str = ""
+    """What the owner reads, in their language (core/offer.py)."""
 
 
 AgentEvent = StateChanged | Progress | HealthChecked | Trouble | Asked

@@ -17,20 +17,21 @@ from firmament.agent.events import StateChanged
 from firmament.agent.journal import Journal
 from firmament.agent.machine import FINAL, Event, State, longest_path, step
 from firmament.agent.outcome import decide
+from firmament.agent.owner import with_said
 from firmament.agent.record import Attempt, Ended, Reason, Record, Release, with_ended, with_report
 from firmament.durable import make_directory_durably
 from firmament.errors import FirmamentError
 from firmament.log import logger
 from firmament.protocol.status import Outcome
-from firmament.protocol.v1.messages import Report
+from firmament.protocol.v1.messages import ConsentEvent, Report
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from firmament.agent.owner import Owner
     from firmament.agent.parts import Parts
-    from firmament.agent.policy import Consent
     from firmament.core.ids import AttemptId
-    from firmament.protocol.status import AttemptStatus
+    from firmament.protocol.status import AttemptStatus, ConsentAnswer
 
 log = logger("agent.ledger")
 
@@ -108,9 +109,58 @@ class Ledger:
             attempt = replace(attempt, stores=attempt.stores + 1)
         self._store(replace(self.record, attempt=attempt))
 
-    def consent(self, consent: Consent) -> None:
-        """Remember the owner's answer; owners may change their mind as often as they like."""
-        self._store(replace(self.record, attempt=replace(self.attempt, consent=consent)))
+    def say(self, answer: ConsentAnswer, *, owner: Owner | None = None, **facts: Any) -> ConsentEvent:
+        """Record what the owner was asked or said, with what it changes, in one store; return the event.
+
+        `facts` are fields of the event; `consent`, `asked_at` and `postponed` change the attempt.
+        Owners may change their mind as often as they like.
+        """
+        record = self.record
+        changes = {name: facts.pop(name) for name in ("consent", "asked_at", "postponed") if name in facts}
+        event = ConsentEvent(
+            device_id=self._parts.device_id,
+            consent_number=record.consent_number + 1,
+            answer=answer,
+            at=self._parts.clock.now(),
+            **facts,
+        )
+        attempt = record.attempt
+        if attempt is not None and changes:
+            attempt = replace(attempt, **changes)
+        self._store(
+            replace(
+                record,
+                attempt=attempt,
+                owner=owner or record.owner,
+                consents=with_said(record.consents, event),
+                consent_number=event.consent_number,
+            )
+        )
+        log.info("consent.said", answer=answer, release_id=event.release_id, actor=event.actor, via=event.via)
+        return event
+
+    def decide(self, owner: Owner) -> None:
+        """Remember what the owner decided for good."""
+        self._store(replace(self.record, owner=owner))
+
+    def unsaid(self) -> tuple[ConsentEvent, ...]:
+        """Return the consent events that the server does not have, oldest first."""
+        return tuple(said.event for said in self.record.consents if not said.is_stored)
+
+    def heard(self, accepted: Iterable[int]) -> None:
+        """Remember which consent events the server has stored for good.
+
+        In memory; the next store writes it down. Sending one twice is harmless.
+        """
+        numbers = set(accepted)
+        kept = tuple(
+            replace(said, is_stored=said.is_stored or said.event.consent_number in numbers)
+            for said in self.record.consents
+        )
+        record = replace(self.record, consents=kept)
+        if kept != self.record.consents and record.state is State.IDLE:
+            self._store(record)
+        self.record = record
 
     def explain(self, reason: Reason) -> None:
         """Report why the attempt is where it is (disk full, no consent); once per reason."""

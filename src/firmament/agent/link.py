@@ -19,15 +19,17 @@ from firmament.core import canonical
 from firmament.errors import MalformedError, TooLargeError, TransferError
 from firmament.log import logger
 from firmament.protocol.v1 import paths
-from firmament.protocol.v1.envelope import REPORT_TYPE, Envelope, pre_authentication_encoding
+from firmament.protocol.v1.envelope import CONSENT_TYPE, REPORT_TYPE, Envelope, pre_authentication_encoding
 from firmament.protocol.v1.messages import (
     AGENT_LEVEL,
     MAX_POLL_REPLY_LENGTH_BYTES,
     MAX_REPORTS,
     MAX_REQUEST_LENGTH_BYTES,
     NONCE_LENGTH_BYTES,
+    ConsentBatch,
     PollRequest,
     ReportBatch,
+    decode_consent_reply,
     decode_poll_reply,
     decode_report_reply,
 )
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from firmament.core.ids import DeviceId
     from firmament.core.manifest import Payload
     from firmament.durable import Disk
-    from firmament.protocol.v1.messages import PollReply, Report
+    from firmament.protocol.v1.messages import ConsentEvent, PollReply, Report
     from firmament.trust.device_keys import IdentityKey
     from firmament.trust.floors import Floors
 
@@ -165,12 +167,27 @@ class ServerLink:
         if accepted:
             log.warning("report.of-earlier-enrolment", report_numbers=accepted)
         ours = [report for report in reports if report.device_id == self.relation.device_id]
-        for batch in _batches([self._sealed(report) for report in ours]):
+        for batch in _batches([self._sealed(report, REPORT_TYPE) for report in ours]):
             url = self._url(paths.REPORT)
             reply = self._post(url, canonical.encode(ReportBatch(batch).to_json()), limit_bytes=MAX_REPLY_LENGTH_BYTES)
             with _readable(url):
                 accepted += decode_report_reply(reply).accepted
         sent = {report.report_number for report in reports}
+        return [number for number in accepted if number in sent]
+
+    def send_consents(self, events: Sequence[ConsentEvent]) -> Sequence[int]:
+        """Sign and deliver consent events, oldest first; see `ports.Link`.
+
+        Those of an earlier enrolment count as stored, as in `send`.
+        """
+        accepted = [event.consent_number for event in events if event.device_id != self.relation.device_id]
+        ours = [event for event in events if event.device_id == self.relation.device_id]
+        for batch in _batches([self._sealed(event, CONSENT_TYPE) for event in ours]):
+            url = self._url(paths.CONSENT)
+            reply = self._post(url, canonical.encode(ConsentBatch(batch).to_json()), limit_bytes=MAX_REPLY_LENGTH_BYTES)
+            with _readable(url):
+                accepted += decode_consent_reply(reply).accepted
+        sent = {event.consent_number for event in events}
         return [number for number in accepted if number in sent]
 
     def _ask(self, running: Running, nonce: bytes) -> PollReply:
@@ -193,10 +210,10 @@ class ServerLink:
         require_success(response, url)
         return read_body(response, limit_bytes=limit_bytes, url=url)
 
-    def _sealed(self, report: Report) -> dict[str, object]:
-        payload = canonical.encode(report.to_json())
-        signature = self.key.sign(pre_authentication_encoding(REPORT_TYPE, payload))
-        return Envelope(payload, REPORT_TYPE, self.key.keyid, signature).to_json()
+    def _sealed(self, message: Report | ConsentEvent, kind: str) -> dict[str, object]:
+        payload = canonical.encode(message.to_json())
+        signature = self.key.sign(pre_authentication_encoding(kind, payload))
+        return Envelope(payload, kind, self.key.keyid, signature).to_json()
 
     def _url(self, path: str) -> str:
         return self.relation.server_url.rstrip("/") + path

@@ -161,6 +161,8 @@ RESUME_AT: Final[dict[State, str]] = {
 }
 # fmt: on
 
+BEFORE_TRIAL: Final = frozenset({State.OFFERED, State.WAITING, State.FETCHING, State.VERIFIED})
+"""States in which the server may still withdraw the release, and the owner decline it."""
 FINAL: Final = frozenset(State(status.value) for status in FINAL_STATUSES)
 """Nothing but `SETTLED` follows these."""
 

@@ -79,5 +79,9 @@ class Parts:
     """What the factory put into the booted slot, if that is known; used when there is no journal yet."""
     attributes: Mapping[str, str] = field(default_factory=dict)
     """Facts for the inventory, sent with each poll."""
+    language: str = ""
+    """Language tag of this device's owner; empty: English, or whatever the author wrote."""
+    offline_s: int = 120
+    """How long the device is usually away when it restarts into a new image."""
     should_stop: Callable[[], bool] = _never
     """Asked between two chunks of a download: the daemon is to end."""

@@ -88,15 +88,23 @@ class Consent:
 
     answer: Answer
     at: datetime
+    until: datetime | None = None
+    """After "later": when the owner is asked again; None: after `REMIND_AFTER`."""
+
+    @property
+    def again_at(self) -> datetime:
+        """When the owner is asked again after "later"."""
+        return self.until if self.until is not None else self.at + REMIND_AFTER
 
     def to_json(self) -> dict[str, Any]:
         """Return the journal's form."""
-        return {"answer": self.answer.value, "at": format_time(self.at)}
+        until = {"until": format_time(self.until)} if self.until is not None else {}
+        return {"answer": self.answer.value, "at": format_time(self.at), **until}
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Self:
         """Read the journal's form."""
-        return cls(fields.one_of("answer", Answer), fields.time("at"))
+        return cls(fields.one_of("answer", Answer), fields.time("at"), fields.maybe("until", fields.time))
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +173,10 @@ class Policy:
     """E.g. ``/sys/class/power_supply/AC/online``; None: always on mains."""
     metered_file: Path | None = None
     """Holds ``1`` while the link costs money by volume; None: it never does."""
+    postpone_days: int = 14
+    """How long a security update may be put off, from when the owner was first asked (console.md §1.4)."""
+    postpone_times: int = 3
+    """How often a security update may be put off."""
 
     def mode_for(self, update_class: UpdateClass) -> Mode:
         """Return the rule for a class of updates."""
@@ -195,6 +207,8 @@ class Policy:
             battery_file=_path(fields, "battery_file"),
             power_file=_path(fields, "power_file"),
             metered_file=_path(fields, "metered_file"),
+            postpone_days=fields.integer("postpone_days", maximum=365, default=14),
+            postpone_times=fields.integer("postpone_times", maximum=100, default=3),
         )
         if policy.window is None and Mode.WINDOW in {policy.security, policy.feature}:
             raise SettingError('The mode "window" needs a window', expected='window = "02:00-04:00"')
@@ -318,9 +332,9 @@ NIGHT: Final = Window(time(2), time(5))
 
 def _consent(mode: Mode, consent: Consent | None, now: datetime) -> Verdict | None:
     if consent is not None and consent.answer is Answer.LATER:
-        again = consent.at + REMIND_AFTER
-        if now < again:
-            return Verdict(WaitingForConsentError("The owner said later", again_at=format_time(again)), again)
+        if now < consent.again_at:
+            again = format_time(consent.again_at)
+            return Verdict(WaitingForConsentError("The owner said later", again_at=again), consent.again_at)
         consent = None
     if consent is None and mode is Mode.ASK:
         return Verdict(WaitingForConsentError("The owner has not answered yet"))

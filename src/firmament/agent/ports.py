@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from firmament.core.ids import AttemptId
     from firmament.core.manifest import Manifest, Payload
-    from firmament.protocol.v1.messages import Report
+    from firmament.protocol.v1.messages import ConsentEvent, Report
 
 
 class Response(Protocol):
@@ -117,4 +117,8 @@ class Link(Protocol):
 
     def send(self, reports: Sequence[Report]) -> Sequence[int]:
         """Sign and deliver reports; return the report numbers the server stored for good."""
+        ...
+
+    def send_consents(self, events: Sequence[ConsentEvent]) -> Sequence[int]:
+        """Sign and deliver consent events; return the consent numbers the server stored for good."""
         ...

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from firmament.agent.machine import State
 from firmament.agent.outcome import POSSIBLE
+from firmament.agent.owner import MAX_CONSENTS, Owner, Said
 from firmament.agent.policy import Consent
 from firmament.agent.slots.port import Label
 from firmament.core import manifest as manifests
@@ -140,6 +141,10 @@ class Attempt:
     """Journal writes of this attempt that were not download progress: breaks any other loop."""
     consent: Consent | None = None
     """The owner's answer; nobody likes to be asked twice."""
+    asked_at: datetime | None = None
+    """When the owner was asked first: the limit of postponing counts from here."""
+    postponed: int = 0
+    """How often they put it off; bounded for security updates."""
     reason: Reason = Reason()
     """Why it was decided to refuse, fail or go back, with the last log lines: after the restart
     into the previous image nobody else knows."""
@@ -177,6 +182,8 @@ class Attempt:
             "lives": self.lives,
             "stores": self.stores,
             "consent": self.consent.to_json() if self.consent is not None else None,
+            "asked_at": format_time(self.asked_at) if self.asked_at is not None else None,
+            "postponed": self.postponed,
             "reason": self.reason.to_json(),
         }
 
@@ -202,6 +209,8 @@ class Attempt:
             lives=fields.integer("lives", default=0),
             stores=fields.integer("stores", default=0),
             consent=Consent.from_fields(fields.object("consent")) if "consent" in fields else None,
+            asked_at=fields.maybe("asked_at", fields.time),
+            postponed=fields.integer("postponed", maximum=1_000_000, default=0),
             reason=Reason.from_fields(fields.object("reason", optional=True)),
         )
 
@@ -241,6 +250,9 @@ class Ended:
         )
 
 
+NO_DECISIONS: Final = Owner()
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """Everything, at one moment."""
@@ -260,6 +272,12 @@ class Record:
     """Reports the server has not stored yet, oldest first: an outcome is told once and for all."""
     report_number: int = 0
     """The last one given out; counts up for ever, or the server would take a report for a replay."""
+    owner: Owner = NO_DECISIONS
+    """What the owner decided for good; an update must not undo it."""
+    consents: tuple[Said, ...] = ()
+    """What the owner was asked and said, oldest first, until the server has it and room is needed."""
+    consent_number: int = 0
+    """The last one given out, as `report_number`."""
     unknown: dict[str, Any] = field(default_factory=dict)
     """What a later agent wrote."""
 
@@ -286,6 +304,9 @@ class Record:
             "history": [ended.to_json() for ended in self.history],
             "outbox": [report.to_json() for report in self.outbox],
             "report_number": self.report_number,
+            "owner": self.owner.to_json(),
+            "consents": [said.to_json() for said in self.consents],
+            "consent_number": self.consent_number,
         }
 
 
@@ -301,6 +322,11 @@ def record_from(value: dict[str, Any]) -> Record:
         history=tuple(Ended.from_fields(item) for item in fields.objects("history", max_items=MAX_HISTORY)),
         outbox=tuple(_report(item) for item in fields.objects("outbox", max_items=MAX_OUTBOX)),
         report_number=fields.integer("report_number"),
+        owner=Owner.from_fields(fields.object("owner", optional=True)),
+        consents=tuple(
+            Said.from_fields(item) for item in fields.objects("consents", max_items=MAX_CONSENTS, optional=True)
+        ),
+        consent_number=fields.integer("consent_number", default=0),
         unknown={name: item for name, item in value.items() if name not in Record.__dataclass_fields__},
     )
 

@@ -9,6 +9,7 @@ not a setting: that is provisioned (provision.py).
 from __future__ import annotations
 
 import contextlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -36,6 +37,7 @@ DEFAULT_SOCKET: Final = "/run/firmament/agent.sock"
 MAX_CONFIG_LENGTH_BYTES: Final = 64 * 1024
 MAX_PATH_LENGTH: Final = 4096
 MAX_HEALTH_CHECKS: Final = 16
+_LANGUAGE: Final = re.compile(r"[a-z]{2,3}(?:-[A-Za-z0-9]{2,8})?")
 _GIGABYTE: Final = 1_000_000_000
 
 
@@ -120,6 +122,12 @@ SETTINGS: Final = (
     Setting("policy", "battery_file", "path", "none", "E.g. `/sys/class/power_supply/BAT0/capacity`."),
     Setting("policy", "power_file", "path", "none", "E.g. `/sys/class/power_supply/AC/online`."),
     Setting("policy", "metered_file", "path", "none", "Holds `1` while the link costs money by volume."),
+    Setting("policy", "postpone_days", "integer", "14",
+            "How long a security update may be put off, from when the owner was first asked.", "days"),
+    Setting("policy", "postpone_times", "integer", "3", "How often a security update may be put off."),
+    Setting("owner", "language", "text", '"en"', 'Language of the owner, e.g. `"de"`; notes and sentences follow it.'),
+    Setting("owner", "offline_s", "integer", "120", "How long the device is usually away for the restart; it is said.",
+            "seconds"),
     Setting("transfer", "max_rate_bytes_per_s", "integer", "0", "Payload bytes per second at most; 0: no limit.",
             "bytes per second"),
     Setting("transfer", "min_rate_bytes_per_s", "integer", "256",
@@ -156,6 +164,14 @@ class HookSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnerSettings:
+    """What is said to the owner, and how."""
+
+    language: str = "en"
+    offline_s: int = 120
+
+
+@dataclass(frozen=True, slots=True)
 class AgentSettings:
     """The file as values; slots, boot control and health checks are made of theirs in compose.py."""
 
@@ -174,6 +190,7 @@ class AgentSettings:
     policy: Policy = field(default_factory=Policy)
     transfer: TransferSettings = field(default_factory=TransferSettings)
     hooks: HookSettings = field(default_factory=HookSettings)
+    owner: OwnerSettings = field(default_factory=OwnerSettings)
 
 
 def settings_table() -> tuple[Setting, ...]:
@@ -228,10 +245,18 @@ def parse_settings(table: dict[str, Any], path: Path) -> AgentSettings:
         trial=TrialSettings.from_fields(top.object("trial", optional=True)),
         policy=Policy.from_fields(top.object("policy", optional=True)),
         transfer=_transfer(top.object("transfer", optional=True)),
+        owner=_owner(top.object("owner", optional=True)),
         hooks=HookSettings(
             directory=_path(hooks, "directory", "/") if "directory" in hooks else None,
             timeout_s=hooks.integer("timeout_s", minimum=1, maximum=600, default=10),
         ),
+    )
+
+
+def _owner(fields: Fields) -> OwnerSettings:
+    return OwnerSettings(
+        language=fields.text("language", pattern=_LANGUAGE, default="en"),
+        offline_s=fields.integer("offline_s", minimum=1, maximum=86_400, default=120),
     )
 
 

@@ -70,6 +70,13 @@ class Request:
     arguments: Fields
     user_id: int
     """Of the process that asks."""
+    actor: str = ""
+    """Who asks, for consent events."""
+
+    def __post_init__(self) -> None:
+        """Name the user when nobody else is named."""
+        if not self.actor:
+            object.__setattr__(self, "actor", f"uid:{self.user_id}")
 
 
 class Conversation:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from firmament.agent.consent import text_of
 from firmament.agent.events import FETCHED_PERCENT, PERCENT
-from firmament.agent.machine import State
+from firmament.agent.machine import BEFORE_TRIAL, State
+from firmament.agent.owner import consequence, postponing
+from firmament.agent.policy import Answer, Mode
+from firmament.agent.steps import blocked, steps
+from firmament.core.fields import format_time
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from firmament.agent.policy import Policy
     from firmament.agent.record import Attempt, Record, Release
     from firmament.agent.slots.port import Label
+    from firmament.core.offer import OfferText
     from firmament.errors import FirmamentError
     from firmament.protocol.status import Outcome
 
@@ -33,6 +42,12 @@ class Status:
     """Consent, a window or a precondition."""
     last_error: FirmamentError | None
     """What is being retried."""
+    offer: OfferText | None = None
+    """What the owner reads about the release in hand."""
+    consent: dict[str, Any] = field(default_factory=dict)
+    """What was asked and said, and what may still be said."""
+    back_in_s: int | None = None
+    """While the machine restarts: how long that usually takes."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the form of ``status --json`` (additive changes only)."""
@@ -63,7 +78,37 @@ class Status:
             "reports_waiting": self.reports_waiting,
             "waits_for": _error(self.waits_for),
             "last_error": _error(self.last_error),
+            "steps": [{"name": name, "mark": mark.value} for name, mark in steps(self.state)],
+            "blocked": self._blocked(),
+            "back_in_s": self.back_in_s,
+            "consent": self.consent,
+            "offer": None
+            if self.offer is None
+            else {
+                "title": self.offer.title,
+                "sections": [{"heading": part.heading, "lines": list(part.lines)} for part in self.offer.sections],
+                "facts": self.offer.facts,
+                "language": self.offer.language,
+                "text_digest": str(self.offer.digest),
+            },
         }
+
+    def _blocked(self) -> str | None:
+        attempt = self.attempt
+        if self.waits_for is None or attempt is None or attempt.manifest is None or self.state not in BEFORE_TRIAL:
+            return None
+        return blocked(attempt.manifest.version, self.state, self.waits_for)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a status needs beside the record and the boot control."""
+
+    policy: Policy
+    """As the settings say; the owner's decisions are in the record."""
+    language: str
+    offline_s: int
+    now: datetime
 
 
 def status_of(
@@ -73,6 +118,7 @@ def status_of(
     boot_id: str,
     waits_for: FirmamentError | None,
     last_error: FirmamentError | None,
+    device: Facts,
 ) -> Status:
     """Return the status that a record and the boot control tell."""
     attempt = record.attempt
@@ -91,7 +137,46 @@ def status_of(
         reports_waiting=len(record.outbox),
         waits_for=waits_for,
         last_error=last_error,
+        offer=text_of(record, language=device.language, offline_s=device.offline_s),
+        consent=_consent(record, device),
+        back_in_s=device.offline_s if record.state is State.STAGED else None,
     )
+
+
+def _consent(record: Record, device: Facts) -> dict[str, Any]:
+    owner, attempt, now = record.owner, record.attempt, device.now
+    policy = owner.applied_to(device.policy)
+    value: dict[str, Any] = {
+        "security": policy.security.value,
+        "feature": policy.feature.value,
+        "opted_out": owner.is_opted_out,
+        "skipped": list(owner.skipped),
+        "events_waiting": sum(not said.is_stored for said in record.consents),
+    }
+    if attempt is None or attempt.manifest is None or record.state not in BEFORE_TRIAL:
+        return {**value, "needs_answer": False}
+    update_class = attempt.manifest.update_class
+    mode = policy.mode_for(update_class)
+    left = postponing(policy, update_class=update_class, asked_at=attempt.asked_at, times=attempt.postponed, now=now)
+    answer = attempt.consent.answer if attempt.consent is not None else None
+    is_put_off = attempt.consent is not None and answer is Answer.LATER and now < attempt.consent.again_at
+    return {
+        **value,
+        "mode": mode.value,
+        "asked_at": _time(attempt.asked_at),
+        "answer": answer.value if answer is not None else None,
+        "again_at": _time(attempt.consent.again_at) if attempt.consent is not None and is_put_off else None,
+        "needs_answer": mode in {Mode.ASK, Mode.MANUAL}
+        and (answer is None or (answer is Answer.LATER and not is_put_off)),
+        "may_postpone": left.is_possible(now),
+        "postpones_left": left.times_left,
+        "postpone_until": _time(left.until),
+        "consequence": consequence(mode, left, now),
+    }
+
+
+def _time(moment: datetime | None) -> str | None:
+    return format_time(moment) if moment is not None else None
 
 
 def _release(release: Release | None) -> dict[str, Any] | None:

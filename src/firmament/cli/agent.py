@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -42,6 +43,7 @@ user; 20-39 trust; 40-49 not for this device; 50-59 transfer; 60-69 slot; 70-79 
 @click.group(
     cls=LazyGroup,
     lazy={
+        "consent": LazyCommand("firmament.cli.agent_consent:group", "Read the offer and answer it as the owner."),
         "completion": LazyCommand("firmament.cli.shell:completion", "Print the completion script of a shell."),
         "man": LazyCommand("firmament.cli.shell:man", "Print or write manual pages."),
         "provision": LazyCommand("firmament.cli.agent_setup:provision", "Give this device its identity and anchors."),
@@ -118,9 +120,9 @@ def check(context: click.Context) -> int:
     Exit code 5 when there is none, 11 when the owner has to agree first.
     """
     settings = load_settings(context)
-    status = _move(settings, "check", {})
+    status = ask_engine(settings, "check", {})
     _show(status)
-    return EXIT_WAITING if _waits_for_owner(settings, status) else 0
+    return EXIT_WAITING if waits_for_owner(status) else 0
 
 
 @program.command()
@@ -132,7 +134,7 @@ def download(context: click.Context, yes: bool) -> None:  # noqa: FBT001 - click
 
     Nothing is restarted.
     """
-    _show(_move(load_settings(context), "download", {"yes": yes}))
+    _show(ask_engine(load_settings(context), "download", {"yes": yes}))
     output().next_command("firmament-agent apply")
 
 
@@ -141,7 +143,7 @@ def download(context: click.Context, yes: bool) -> None:  # noqa: FBT001 - click
 @click.pass_context
 def verify(context: click.Context) -> None:
     """Read the other slot back and compare it."""
-    _show(_move(load_settings(context), "verify", {}))
+    _show(ask_engine(load_settings(context), "verify", {}))
 
 
 @program.command()
@@ -153,7 +155,7 @@ def apply(context: click.Context, yes: bool) -> None:  # noqa: FBT001
 
     It is kept when it proves healthy, else given back.
     """
-    _show(_move(load_settings(context), "apply", {"yes": yes}))
+    _show(ask_engine(load_settings(context), "apply", {"yes": yes}))
 
 
 @program.command(name="all")
@@ -162,7 +164,7 @@ def apply(context: click.Context, yes: bool) -> None:  # noqa: FBT001
 @click.pass_context
 def run_all(context: click.Context, yes: bool) -> None:  # noqa: FBT001
     """Check, download, apply and judge, in one go."""
-    _show(_move(load_settings(context), "all", {"yes": yes}))
+    _show(ask_engine(load_settings(context), "all", {"yes": yes}))
 
 
 @program.command()
@@ -174,7 +176,7 @@ def answer(context: click.Context, answer: str) -> None:
 
     now: go ahead; tonight: when the window opens; later: ask again another day; skip: not this release.
     """
-    _show(_move(load_settings(context), "answer", {"answer": answer}))
+    _show(ask_engine(load_settings(context), "answer", {"answer": answer}))
 
 
 @program.command()
@@ -185,7 +187,7 @@ def confirm(context: click.Context) -> None:
 
     Its health checks are not waited for: you have examined it.
     """
-    _show(_move(load_settings(context), "confirm", {}))
+    _show(ask_engine(load_settings(context), "confirm", {}))
 
 
 @program.command()
@@ -193,7 +195,7 @@ def confirm(context: click.Context) -> None:
 @click.pass_context
 def revert(context: click.Context) -> None:
     """Go back, or give the attempt up."""
-    _show(_move(load_settings(context), "revert", {}))
+    _show(ask_engine(load_settings(context), "revert", {}))
 
 
 # --- commands that look --------------------------------------------------------------------
@@ -270,7 +272,7 @@ def doctor(context: click.Context) -> int:
 # --- ways to the engine --------------------------------------------------------------------
 
 
-def _move(settings: AgentSettings, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def ask_engine(settings: AgentSettings, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Let the daemon do it, or do it here; returns the status afterwards."""
     from firmament.agent.socket import ControlClient
 
@@ -301,18 +303,26 @@ def _move_here(settings: AgentSettings, command: str, arguments: dict[str, Any])
         try:
             if supervises:
                 world.boot.start()
-            return execute(world.agent, command, Fields(arguments, what="arguments"))
+            return execute(world.agent, command, Fields(arguments, what="arguments"), actor=f"uid:{os.getuid()}")
         finally:
             if supervises:
                 world.boot.stop()
             world.close()
 
 
+def look(settings: AgentSettings) -> dict[str, Any]:
+    """Return the status: the daemon's, else what the journal says."""
+    from firmament.agent.socket import ControlClient
+
+    client = ControlClient.connect(settings.socket)
+    return client.ask("status", {}) if client is not None else _look(settings)[0]
+
+
 def _look(settings: AgentSettings) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Read status and history from the journal, changing nothing."""
     from firmament.agent.journal import Journal
     from firmament.agent.record import Record
-    from firmament.agent.status import status_of
+    from firmament.agent.status import Facts, status_of
     from firmament.agent.storage import JOURNAL_DIRECTORY, compose_storage
     from firmament.core.clock import SystemClock
     from firmament.durable import RealDisk
@@ -320,7 +330,10 @@ def _look(settings: AgentSettings) -> tuple[dict[str, Any], list[dict[str, Any]]
     disk = RealDisk()
     boot = compose_storage(settings, disk=disk, clock=SystemClock()).boot
     record = Journal(disk, settings.state_directory / JOURNAL_DIRECTORY).load() or Record()
-    found = status_of(record, booted=boot.booted(), boot_id=boot.boot_id(), waits_for=None, last_error=None)
+    device = Facts(settings.policy, settings.owner.language, settings.owner.offline_s, SystemClock().now())
+    found = status_of(
+        record, booted=boot.booted(), boot_id=boot.boot_id(), waits_for=None, last_error=None, device=device
+    )
     return found.to_json(), [ended.to_json() for ended in record.history]
 
 
@@ -334,24 +347,20 @@ def _patience() -> Iterator[None]:
         raise
 
 
-def _waits_for_owner(settings: AgentSettings, status: dict[str, Any]) -> bool:
-    from firmament.agent.policy import Mode
-    from firmament.core.manifest import UpdateClass
-
-    attempt = status.get("attempt")
-    if not attempt or attempt["consent"] is not None or status["state"] not in {"offered", "waiting"}:
-        return False
-    return settings.policy.mode_for(UpdateClass(attempt["class"])) in {Mode.ASK, Mode.MANUAL}
+def waits_for_owner(status: dict[str, Any]) -> bool:
+    """Whether the owner has to say something before the update goes on."""
+    return bool(status.get("consent", {}).get("needs_answer")) and status["state"] in {"offered", "waiting", "verified"}
 
 
 # --- for people ----------------------------------------------------------------------------
 
 
 def _show(status: dict[str, Any]) -> None:
-    output().document("status", status, lines=_sentences(status))
+    output().document("status", status, lines=sentences(status))
 
 
-def _sentences(status: dict[str, Any]) -> Iterator[str]:
+def sentences(status: dict[str, Any]) -> Iterator[str]:
+    """Say a status in sentences."""
     if status.get("state") is None:
         yield f"Updates do not work: {status.get('error', {}).get('message', 'the daemon is starting')}"
         return
@@ -365,9 +374,14 @@ def _sentences(status: dict[str, Any]) -> Iterator[str]:
         yield f"{attempt['release_id'] or 'A release'} is {status['state']}, {status['percent']} %."
         if attempt["message"]:
             yield f"{attempt['message']} [{attempt['code']}]"
-    for name in ("waits_for", "last_error"):
-        if status[name] is not None and not (attempt and attempt["code"] == status[name]["code"]):
-            yield status[name]["message"]
+    if status["last_error"] is not None and not (attempt and attempt["code"] == status["last_error"]["code"]):
+        yield status["last_error"]["message"]
+    if status["blocked"]:
+        yield f"{status['blocked']}."
+    if status["back_in_s"]:
+        yield f"The device restarts; back in about {-(-status['back_in_s'] // 60)} min."
+    if status["consent"]["opted_out"]:
+        yield "Opted out: no update installs by itself (`firmament-agent consent opt-in`)."
     if status["reports_waiting"]:
         yield f"{status['reports_waiting']} reports wait for the server."
 
@@ -396,6 +410,6 @@ def _event_text(event: dict[str, Any]) -> str:
         "health-checked": lambda: f"       health: {'good' if event['is_healthy'] else event['check']}",
         "trouble": lambda: f"       {event['message']}",
         "asked": lambda: f"       {event['release_id']} waits for the owner's answer",
-        "status": lambda: " ".join(_sentences(event)),
+        "status": lambda: " ".join(sentences(event)),
     }
     return texts.get(event["event"], lambda: json.dumps(event, default=str))()

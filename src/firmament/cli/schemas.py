@@ -62,6 +62,7 @@ SCHEMAS: Final[dict[str, str]] = {
     "server-trust":        "trusted",
     # devices
     "agent-doctor":        "ok findings",
+    "consent":             "state release_id class consent offer blocked",
     "history":             "attempts",
     "installed":           "files",
     "provisioned":         "device_id product hardware server",

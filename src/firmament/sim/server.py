@@ -17,10 +17,14 @@ from firmament.core.manifest import Image, Manifest, Payload
 from firmament.errors import UnreachableError
 from firmament.protocol.status import FINAL_STATUSES
 from firmament.protocol.v1 import paths
-from firmament.protocol.v1.envelope import REPORT_TYPE, open_envelope
+from firmament.protocol.v1.envelope import CONSENT_TYPE, REPORT_TYPE, open_envelope
 from firmament.protocol.v1.messages import (
+    ConsentEvent,
+    ConsentReply,
     Report,
     ReportReply,
+    decode_consent_batch,
+    decode_consent_event,
     decode_poll_request,
     decode_report,
     decode_report_batch,
@@ -126,6 +130,9 @@ class SimServer:
     assignment: Assignment | None = None
     reports: list[Report] = field(default_factory=list)
     """Stored for good, in the order they came."""
+    consents: list[ConsentEvent] = field(default_factory=list)
+    knows_consent: bool = True
+    """Servers before consent events answer 404."""
     requests: list[str] = field(default_factory=list)
     is_reachable: bool = True
 
@@ -182,6 +189,8 @@ class SimServer:
             return self._json(self._poll(body or b""))
         if (method, path) == ("POST", paths.REPORT):
             return self._json(self._report(body or b""))
+        if (method, path) == ("POST", paths.CONSENT) and self.knows_consent:
+            return self._json(self._consent(body or b""))
         image_path = path.removeprefix("/v1/image/")
         if method == "GET" and image_path in self.author.files:
             return self._file(self.author.files[image_path], (headers or {}).get("Range", ""))
@@ -217,6 +226,15 @@ class SimServer:
             ):
                 self.assignment = None
         return ReportReply(tuple(accepted)).to_json()
+
+    def _consent(self, body: bytes) -> dict[str, Any]:
+        accepted = []
+        for item in decode_consent_batch(body).envelopes:
+            event = decode_consent_event(open_envelope(item, expected_type=CONSENT_TYPE).payload)
+            accepted.append(event.consent_number)
+            if all(known.consent_number != event.consent_number for known in self.consents):
+                self.consents.append(event)
+        return ConsentReply(tuple(accepted)).to_json()
 
     def _json(self, value: dict[str, Any]) -> SimResponse:
         data = canonical.encode(value)

@@ -273,9 +273,15 @@ def test_unknown_commands_and_answers_are_refused():
     agent = SimpleNamespace(
         **dict.fromkeys(("check", "download", "verify", "apply", "run_all", "confirm", "revert", "answer"))
     )
-    for command, arguments in (("rm", {}), ("answer", {"answer": "perhaps"}), ("answer", {})):
+    for command, arguments in (
+        ("rm", {}),
+        ("answer", {"answer": "perhaps"}),
+        ("answer", {}),
+        ("consent", {}),
+        ("consent", {"action": "perhaps"}),
+    ):
         with pytest.raises(MalformedError):
-            execute(agent, command, Fields(arguments, what="arguments"))
+            execute(agent, command, Fields(arguments, what="arguments"), actor="uid:0")
 
 
 def test_without_a_manager_nothing_is_said(monkeypatch):

@@ -186,7 +186,13 @@ def values(table, section):
 
 
 def test_every_unit_is_said():
-    units = {"_bytes_per_s": "bytes per second", "_s": "seconds", "_bytes": "bytes", "_percent": "percent"}
+    units = {
+        "_bytes_per_s": "bytes per second",
+        "_s": "seconds",
+        "_bytes": "bytes",
+        "_percent": "percent",
+        "_days": "days",
+    }
     for row in SETTINGS:
         assert row.unit == next((unit for ending, unit in units.items() if row.name.endswith(ending)), ""), row
 
