@@ -268,6 +268,7 @@ class Agent:
                 language=self._parts.language,
                 offline_s=self._parts.offline_s,
                 now=self._parts.clock.now(),
+                found=self._surroundings.look(),
             ),
         )
 
@@ -299,7 +300,7 @@ class Agent:
         try:
             wait_s = self._step()
         except StoppedError:
-            return WAITING_TICK_S
+            return 0.0  # whoever interrupted comes first, then it goes on at once
         except FirmamentError as error:
             self._failures += 1
             wait_s = backoff_s(self._failures, self._parts.chance)

@@ -288,10 +288,21 @@ class Daemon:
             job.conversation.error(LockedError("The daemon ends"))
 
     def _publish(self, agent: Agent) -> None:
-        value = agent.status().to_json()
+        value = {**agent.status().to_json(), "device": self._device()}
         history = [ended.to_json() for ended in agent.history()]
         with self._lock:
             self._status, self._history = value, history
+
+    def _device(self) -> dict[str, Any]:
+        if self._world is None:
+            return {}
+        facts = self._world.enrolment.facts
+        return {
+            "device_id": self._world.enrolment.device_id,
+            "product": facts.product,
+            "hardware": facts.hardware,
+            "server": facts.server_url,
+        }
 
     def _on_event(self, event: AgentEvent) -> None:
         self._notifier.say("WATCHDOG=1")

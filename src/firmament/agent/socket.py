@@ -253,6 +253,11 @@ class ControlClient:
             raise FileError("The daemon's socket cannot be used", path=path, reason=error.strerror) from error
         return cls(connection)
 
+    def close(self) -> None:
+        """Stop waiting for an answer, from any thread; the daemon goes on."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+
     def ask(
         self, command: str, arguments: dict[str, Any], *, on_event: Callable[[dict[str, Any]], None] | None = None
     ) -> dict[str, Any]:

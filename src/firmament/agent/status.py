@@ -16,7 +16,7 @@ from firmament.core.fields import format_time
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from firmament.agent.policy import Policy
+    from firmament.agent.policy import Found, Policy
     from firmament.agent.record import Attempt, Record, Release
     from firmament.agent.slots.port import Label
     from firmament.core.offer import OfferText
@@ -48,6 +48,10 @@ class Status:
     """What was asked and said, and what may still be said."""
     back_in_s: int | None = None
     """While the machine restarts: how long that usually takes."""
+    offline_s: int = 0
+    """How long the device is usually away for a restart."""
+    found: Found | None = None
+    """Space, power and link."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the form of ``status --json`` (additive changes only)."""
@@ -81,6 +85,15 @@ class Status:
             "steps": [{"name": name, "mark": mark.value} for name, mark in steps(self.state)],
             "blocked": self._blocked(),
             "back_in_s": self.back_in_s,
+            "offline_s": self.offline_s,
+            "surroundings": None
+            if self.found is None
+            else {
+                "free_bytes": self.found.free_bytes,
+                "battery_percent": self.found.battery_percent,
+                "mains_power": self.found.mains_power,
+                "unmetered_link": self.found.unmetered_link,
+            },
             "consent": self.consent,
             "offer": None
             if self.offer is None
@@ -109,6 +122,7 @@ class Facts:
     language: str
     offline_s: int
     now: datetime
+    found: Found | None = None
 
 
 def status_of(
@@ -140,6 +154,8 @@ def status_of(
         offer=text_of(record, language=device.language, offline_s=device.offline_s),
         consent=_consent(record, device),
         back_in_s=device.offline_s if record.state is State.STAGED else None,
+        offline_s=device.offline_s,
+        found=device.found,
     )
 
 

@@ -46,6 +46,7 @@ user; 20-39 trust; 40-49 not for this device; 50-59 transfer; 60-69 slot; 70-79 
         "consent": LazyCommand("firmament.cli.agent_consent:group", "Read the offer and answer it as the owner."),
         "completion": LazyCommand("firmament.cli.shell:completion", "Print the completion script of a shell."),
         "man": LazyCommand("firmament.cli.shell:man", "Print or write manual pages."),
+        "menu": LazyCommand("firmament.cli.menu:command", "Check, download, verify and apply from a menu."),
         "provision": LazyCommand("firmament.cli.agent_setup:provision", "Give this device its identity and anchors."),
         "install-service": LazyCommand(
             "firmament.cli.agent_setup:install_service", "Write the systemd unit, settings skeleton and directories."

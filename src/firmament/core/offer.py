@@ -136,7 +136,7 @@ def offer_text(facts: OfferFacts, *, wanted: str) -> OfferText:
     language = choose_language(facts.notes, wanted)
     phrases = PHRASES[choose_language(PHRASES, language or wanted) or FALLBACK]
     notes = facts.notes.get(language, "").strip()
-    does = [line.rstrip() for line in notes.splitlines() if line.strip()] or [phrases["no-notes"]]
+    does = [line.rstrip() for line in printable(notes).splitlines() if line.strip()] or [phrases["no-notes"]]
     if facts.update_class is UpdateClass.SECURITY:
         does.append(phrases["security"])
     minutes = max(1, -(-facts.offline_s // MINUTE_S))
@@ -168,6 +168,13 @@ def choose_language(available: Iterable[str], wanted: str) -> str:
         if found:
             return found
     return ""
+
+
+def printable(text: str) -> str:
+    """Return text that cannot move a cursor or recolour a screen, whoever wrote it; lines stay lines."""
+    return "".join(
+        c if c.isprintable() or c == "\n" else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
 
 
 def size(length_bytes: int) -> str:
