@@ -74,7 +74,9 @@ def why_plain(terminal: Terminal) -> str:
     if not terminal.columns or not terminal.rows:
         return "the size of the terminal is unknown"
     if terminal.columns < MIN_COLUMNS or terminal.rows < MIN_ROWS:
-        return f"the terminal has {terminal.columns} x {terminal.rows} characters, {MIN_COLUMNS} x {MIN_ROWS} are needed"
+        return (
+            f"the terminal has {terminal.columns} x {terminal.rows} characters, {MIN_COLUMNS} x {MIN_ROWS} are needed"
+        )
     if not terminal.has_textual:
         return "the extra firmament[tui] is not installed"
     return ""
@@ -149,24 +151,24 @@ class PlainMenu:
                 self.choices[choice][1]()
                 self._show()
             elif choice:
-                print(f"There is no choice {_ascii(choice)[:20]!r}.")
+                print(f"There is no choice {_shown(choice)[:20]!r}.")
             else:
                 self._show()
 
     def _show(self) -> None:
         snapshot = self._feed.snapshot()
         print()
-        print(_ascii(title(snapshot)))
-        print(_ascii(headline(snapshot)) + ".")
+        print(_shown(title(snapshot)))
+        print(_shown(headline(snapshot)) + ".")
         offered = _offered(snapshot)
         if offered:
-            print(_ascii(offered))
+            print(_shown(offered))
         if snapshot.note:
-            print(_ascii(snapshot.note))
+            print(_shown(snapshot.note))
         print()
         items = [f"{key} {name}" for key, (name, _) in self.choices.items()]
         for row in (items[:5], items[5:9], items[9:]):
-            print(" " + "".join(item.ljust(18 if len(row) > 4 - 1 else 14) for item in row).rstrip())  # noqa: PLR2004
+            print(" " + "".join(item.ljust(18 if len(row) > 4 - 1 else 14) for item in row).rstrip())
         print(flush=True)
 
     def _do(self, command: str, arguments: dict[str, object] | None = None) -> None:
@@ -186,7 +188,7 @@ class PlainMenu:
             now = int(snapshot.status.get("percent") or 0)
             if snapshot.status.get("state") == "fetching" and now >= percent + PROGRESS_STEP_PERCENT:
                 percent = now
-                print(f" {now:3} %  {_ascii(headline(snapshot))}", flush=True)
+                print(f" {now:3} %  {_shown(headline(snapshot))}", flush=True)
         self._print_log(self._feed.snapshot())
 
     def _with_consent(self, command: str) -> None:
@@ -219,16 +221,16 @@ class PlainMenu:
         offer = self._feed.snapshot().status.get("offer")
         print()
         for line in offer_lines(offer) if offer else ("Nothing is offered.",):
-            print(_ascii(line))
+            print(_shown(line))
         consequence = (self._feed.snapshot().status.get("consent") or {}).get("consequence")
         if offer and consequence:
-            print(_ascii(consequence))
+            print(_shown(consequence))
         print(flush=True)
 
     def _go_back(self) -> None:
         previous = self._feed.snapshot().status.get("previous")
         what = f"to {previous['version']}" if previous else "and give this update up"
-        print(f"Go back {_ascii(what)}? (yes/no) ", end="", flush=True)
+        print(f"Go back {_shown(what)}? (yes/no) ", end="", flush=True)
         try:
             answer = input().strip().lower()
         except EOFError:
@@ -238,11 +240,11 @@ class PlainMenu:
 
     def _log(self) -> None:
         for line in self._feed.snapshot().log[-20:]:
-            print(f" {_ascii(line)}")
+            print(f" {_shown(line)}")
 
     def _print_log(self, snapshot: Snapshot) -> None:
         for line in snapshot.log[self._shown :]:
-            print(f" {_ascii(line)}", flush=True)
+            print(f" {_shown(line)}", flush=True)
         self._shown = len(snapshot.log)
 
 
@@ -255,11 +257,8 @@ def _offered(snapshot: Snapshot) -> str:
     return f"Offered: {attempt.get('release_id')}{f', {size(int(total))}' if total else ''}. Restart needed."
 
 
-def _ascii(text: str) -> str:
-    """Return text that a serial line of any encoding carries."""
-    return printable(text).replace("·", "-").encode("ascii", "replace").decode() if not _is_unicode() else printable(text)
-
-
-def _is_unicode() -> bool:
+def _shown(text: str) -> str:
+    """Return text that this line carries: as it is where it is UTF-8, else in ASCII."""
+    shown = printable(text)
     encoding = (getattr(sys.stdout, "encoding", "") or "").lower().replace("-", "")
-    return encoding == "utf8"
+    return shown if encoding == "utf8" else shown.replace("·", "-").encode("ascii", "replace").decode()

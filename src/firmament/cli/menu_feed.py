@@ -215,7 +215,8 @@ def line_of(event: dict[str, Any]) -> str:
             return str(event["message"])
         case "asked":
             return f"{event['release_id']} waits for the owner's answer"
-    return ""
+        case _:
+            return ""
 
 
 def came_back_with(before: dict[str, Any], now: dict[str, Any], *, was_restarting: bool) -> str:
