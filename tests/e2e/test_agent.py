@@ -7,11 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
-import textwrap
-import time
 from pathlib import Path
 
 import pytest
+from support.agent_device import AGENT, Device, until
 from support.server_world import World
 
 from firmament.agent.socket import ControlClient
@@ -19,104 +18,12 @@ from firmament.durable import RealDisk
 from firmament.errors import LockedError, MalformedError
 from firmament.trust.floors import Floors
 
-AGENT = [sys.executable, "-c", "from firmament.cli.agent import main; main()"]
-
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     made = World(tmp_path_factory.mktemp("world")).begin()
     yield made
     made.close()
-
-
-class Device:
-    """One device in a directory: settings, state, slots, and the command."""
-
-    def __init__(self, directory, world, *, policy="", boot='kind = "sim"', extra=""):
-        self.directory = directory
-        self.world = world
-        self.config = directory / "agent.toml"
-        self.socket = directory / "agent.sock"
-        self.env = {}
-        directory.mkdir(parents=True, exist_ok=True)
-        self.config.write_text(
-            textwrap.dedent(f"""
-            state_dir = "{directory}/state"
-            socket = "{self.socket}"
-            [slots]
-            kind = "image"
-            a = "{directory}/a.img"
-            b = "{directory}/b.img"
-            [boot]
-            {boot}
-            [trial]
-            deadline_s = 5
-            [policy]
-            first_poll_within_s = 0
-            {policy}
-            """)
-            + extra
-        )
-        (directory / "a.img").write_bytes(b"factory")
-
-    def run(self, *arguments, json_too=True, code=None):
-        done = subprocess.run(
-            [*AGENT, "--config", str(self.config), *arguments, *(["--json"] if json_too else [])],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            env={**os.environ, **self.env},
-        )
-        assert "Traceback" not in done.stderr
-        if code is not None:
-            assert done.returncode == code, done.stderr
-        self.stderr = done.stderr
-        self.code = done.returncode
-        return json.loads(done.stdout) if json_too and done.stdout else done.stdout
-
-    def error(self, *arguments):
-        self.run(*arguments)
-        return json.loads(self.stderr.splitlines()[-1])
-
-    def provision(self):
-        file = self.directory / "provisioning.json"
-        author = self.world.author
-        file.write_text(
-            json.dumps(
-                {
-                    "v": 1,
-                    "server_url": self.world.server.url,
-                    "ca_pem": self.world.server.ca.read_text(),
-                    "token": self.world.enrolment_token(),
-                    "product": "thermo",
-                    "hardware": "rpi4",
-                    "image_root": author.root("image").decode(),
-                    "director_root": author.root("director").decode(),
-                }
-            )
-        )
-        self.device_id = self.run("provision", str(file), code=0)["device_id"]
-        return self
-
-    @contextlib.contextmanager
-    def daemon(self):
-        process = subprocess.Popen(
-            [*AGENT, "--config", str(self.config), "run"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **self.env},
-        )
-        try:
-            until = time.monotonic() + 20
-            while not self.socket.exists() and process.poll() is None and time.monotonic() < until:
-                time.sleep(0.02)
-            yield process
-        finally:
-            if process.poll() is None:
-                process.terminate()
-            self.log = process.communicate(timeout=30)[0].decode()
-            assert "Traceback" not in self.log, self.log
 
 
 @pytest.fixture
@@ -140,16 +47,6 @@ def releases(world):
 
 def attempt(world, device):
     return world.attempt(device)
-
-
-def until(condition, *, limit_s=20.0):
-    end = time.monotonic() + limit_s
-    while time.monotonic() < end:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"not within {limit_s} s: {condition()!r}")
 
 
 # --- without a daemon ----------------------------------------------------------------------

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from firmament.agent.policy import Found, Policy
-    from firmament.agent.record import Attempt, Record, Release
+    from firmament.agent.record import Attempt, Ended, Record, Release
     from firmament.agent.slots.port import Label
     from firmament.core.offer import OfferText
     from firmament.errors import FirmamentError
@@ -42,6 +42,8 @@ class Status:
     """Consent, a window or a precondition."""
     last_error: FirmamentError | None
     """What is being retried."""
+    last: Ended | None = None
+    """How the attempt before ended."""
     offer: OfferText | None = None
     """What the owner reads about the release in hand."""
     consent: dict[str, Any] = field(default_factory=dict)
@@ -82,6 +84,7 @@ class Status:
             "reports_waiting": self.reports_waiting,
             "waits_for": _error(self.waits_for),
             "last_error": _error(self.last_error),
+            "last": self.last.to_json() if self.last is not None else None,
             "steps": [{"name": name, "mark": mark.value} for name, mark in steps(self.state)],
             "blocked": self._blocked(),
             "back_in_s": self.back_in_s,
@@ -151,6 +154,7 @@ def status_of(
         reports_waiting=len(record.outbox),
         waits_for=waits_for,
         last_error=last_error,
+        last=record.history[-1] if record.history else None,
         offer=text_of(record, language=device.language, offline_s=device.offline_s),
         consent=_consent(record, device),
         back_in_s=device.offline_s if record.state is State.STAGED else None,

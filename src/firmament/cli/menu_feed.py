@@ -88,6 +88,8 @@ class Feed:
     def start(self) -> None:
         """Connect; returns once the first state is there, or nothing answered."""
         self._refresh()
+        if self._is_connected:
+            self._add(f"Connected. {headline(self.snapshot())}.")
         self._thread.start()
 
     def close(self) -> None:
@@ -173,6 +175,7 @@ class Feed:
             self._is_connected = True
             was_restarting, self._was_restarting = self._was_restarting, False
         if came_back:
+            self._set(note="")
             self._add(came_back_with(before, status, was_restarting=was_restarting))
         self.on_change()
 
@@ -208,7 +211,7 @@ def line_of(event: dict[str, Any]) -> str:
     match event["event"]:
         case "state-changed":
             why = f": {event['message']}" if event["message"] else ""
-            return f"{event['release_id'] or 'release'} is {event['state']}{why}"
+            return "" if event["state"] == "idle" else f"{event['release_id'] or 'release'} is {event['state']}{why}"
         case "health-checked":
             return f"health: {'good' if event['is_healthy'] else event['check'] + ' ' + event['detail']}"
         case "trouble":
@@ -263,13 +266,24 @@ def headline(snapshot: Snapshot) -> str:
     if status.get("blocked"):
         return printable(str(status["blocked"]))
     texts = {
-        "idle": "No update is in hand",
+        "idle": "No update is in hand" + last_of(status),
         "offered": f"{version} is offered",
         "verified": f"{version} is in the other slot, verified",
         "trial": f"{version} runs and has to prove itself",
         "confirmed": f"{version} is kept",
     }
-    return texts.get(state, f"{version} is {state}")
+    return printable(texts.get(state, f"{version} is {state}"))
+
+
+def last_of(status: dict[str, Any]) -> str:
+    """Say how the attempt before ended."""
+    last = status.get("last")
+    if not last:
+        return ""
+    return printable(
+        f"; {last['release_id'] or 'the last one'} was {last['status']}"
+        + (f": {last['message']}" if last["message"] else "")
+    )
 
 
 def duration(seconds: float) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from textual.app import App, ComposeResult
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
-from textual.widgets import Button, Footer, Label, OptionList, ProgressBar, RichLog, Static
+from textual.widgets import Button, Footer, Label, OptionList, RichLog, Static
 from textual.widgets.option_list import Option
 
 from firmament.cli.agent_consent import offer_lines
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 WIDE_COLUMNS: Final = 100
 CHOICES: Final = (
     ("1", "check", "Check", "Ask the server what is new"),
-    ("2", "download", "Download", "Into the other slot, nothing restarts"),
+    ("2", "download", "Download", "Into the other slot"),
     ("3", "verify", "Verify", "Read the other slot back"),
-    ("4", "apply", "Apply", "Restart into it; kept if healthy"),
+    ("4", "apply", "Apply", "Restart into it, kept if healthy"),
     ("a", "all", "Do all", "Check, download, verify, apply"),
 )
 MARKS: Final = {"done": "✓", "now": "▸", "todo": "○", "failed": "✗"}
@@ -50,12 +50,12 @@ class MenuApp(App[None]):
     ENABLE_COMMAND_PALETTE = False
     CSS = """
     #title { background: $panel; color: $text; width: 100%; padding: 0 1; text-style: bold; }
-    #left { width: 34; padding: 1 0 0 1; }
+    #left { width: 40; padding: 1 0 0 1; }
     #right { padding: 1 2 0 2; }
     #choices { height: auto; border: round $primary; }
     #facts { margin-top: 1; border: round $primary; padding: 0 1; height: auto; }
     #headline { height: auto; max-height: 3; }
-    #bar { margin: 1 0; width: 100%; }
+    #bar { margin: 1 0; width: 100%; height: 1; color: $primary; }
     #steps { height: auto; }
     #note { height: auto; color: $text-warning; }
     #log { border: round $primary; height: 1fr; min-height: 4; margin-top: 1; scrollbar-size: 1 1; }
@@ -86,7 +86,7 @@ class MenuApp(App[None]):
                 yield Static(id="facts", markup=False)
             with Vertical(id="right"):
                 yield Static(id="headline", markup=False)
-                yield ProgressBar(total=100, show_eta=False, id="bar")
+                yield Static(id="bar", markup=False)
                 yield Static(id="steps", markup=False)
                 yield Static(id="note", markup=False)
                 yield RichLog(id="log", markup=False, wrap=True, max_lines=200)
@@ -131,7 +131,8 @@ class MenuApp(App[None]):
         snapshot, base = self._menu_feed.snapshot(), self.screen_stack[0]
         base.query_one("#title", Static).update(title(snapshot))
         base.query_one("#headline", Static).update(headline(snapshot))
-        base.query_one("#bar", ProgressBar).update(progress=float(snapshot.status.get("percent") or 0))
+        bar = base.query_one("#bar", Static)
+        bar.update(bar_of(int(snapshot.status.get("percent") or 0), bar.content_size.width or self.size.width // 2))
         base.query_one("#steps", Static).update(_steps(snapshot))
         busy = f"Waiting for: {snapshot.busy}" if snapshot.busy and not snapshot.note else snapshot.note
         base.query_one("#note", Static).update(busy)
@@ -193,6 +194,13 @@ class MenuApp(App[None]):
     def _sure(self, is_sure: bool | None) -> None:  # noqa: FBT001 - Textual's shape
         if is_sure:
             self._menu_feed.run_soon("revert")
+
+
+def bar_of(percent: int, width: int) -> str:
+    """Return a bar that says its number, so that it needs no colour."""
+    room = max(10, width - len(" 100 %"))
+    full = room * min(100, max(0, percent)) // 100
+    return "━" * full + "╌" * (room - full) + f" {percent:3} %"
 
 
 def _steps(snapshot: Snapshot) -> str:
