@@ -78,6 +78,8 @@
     + ClockError                 local/clock
     + AddressInUseError          local/address-in-use
     + DependencyMissingError     local/dependency-missing
+  x AccessError                  access               allowed, but one more proof or person is missing
+    + SecondPersonError          access/second-person
 
 `code` is a published name: it may be added, never renamed or reused. `exit_code` is what the
 commands return (table in docs/reference/errors.md). Wrong call order is a RuntimeError.
@@ -652,6 +654,22 @@ class DependencyMissingError(LocalError):
     code = "local/dependency-missing"
     exit_code = 108
     hint = "Install the extra that is named, e.g. `pip install 'firmament[server]'`."
+
+
+# --- access --------------------------------------------------------------------------------
+
+
+class AccessError(FirmamentError):
+    code = "access"
+    exit_code = 110
+    http_status = 403
+    hint = "Give the proof that is asked for, or ask somebody who can."
+
+
+class SecondPersonError(AccessError):
+    code = "access/second-person"
+    exit_code = 112
+    hint = "Ask a colleague whose role allows it; nobody approves their own work."
 
 
 def error_classes() -> tuple[type[FirmamentError], ...]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from firmament.errors import ForbiddenError
+from firmament.errors import ForbiddenError, SecondPersonError
 
 FIRST_TENANT: Final = 1
 """A new server has one tenant; every table carries the column from day one."""
@@ -47,17 +47,53 @@ class Action(StrEnum):
     PROMOTE = "promote"
     MANAGE_PEOPLE = "manage-people"
     RECORD = "record"
+    START_ROLLOUT = "start-rollout"
+    """Plan, make, start and go on: whatever gives a release to more devices."""
+    APPROVE = "approve"
+    """Agree to, or deny, what another person made (`Scope.require_second_person`)."""
+    STOP = "stop"
+    """Pause, abort, acknowledge: fewer devices get it. Everybody who is called at night may."""
+    REVERT = "revert"
+    """Bring updated devices back."""
+    SET_CONSENT = "set-consent"
+    """Say which updates ask their owner first."""
+    SEE_AUDIT = "see-audit"
+    """Read, verify and export the record of who did what."""
+    MANAGE_NOTIFICATIONS = "manage-notifications"
+    """Webhooks and whom to tell."""
+    MANAGE_TENANTS = "manage-tenants"
+    """Make and disable tenants, and say which products are theirs; the first tenant's administrators only."""
 
 
+_EVERYBODY_ON_CALL: Final = frozenset({Action.READ, Action.STOP, Action.SEE_AUDIT})
 ALLOWED: Final[dict[Role, frozenset[Action]]] = {
     Role.VIEWER: frozenset({Action.READ}),
-    Role.OPERATOR: frozenset({Action.READ, Action.ASSIGN, Action.ENROL, Action.MANAGE_DEVICES, Action.RECORD}),
-    Role.RELEASER: frozenset(
-        {Action.READ, Action.UPLOAD, Action.PUBLISH, Action.PUBLISH_ROOT, Action.PROMOTE, Action.RECORD}
-    ),
-    Role.APPROVER: frozenset({Action.READ, Action.PROMOTE}),
+    Role.OPERATOR: _EVERYBODY_ON_CALL
+    | {
+        Action.ASSIGN,
+        Action.ENROL,
+        Action.MANAGE_DEVICES,
+        Action.RECORD,
+        Action.START_ROLLOUT,
+        Action.REVERT,
+        Action.SET_CONSENT,
+        Action.MANAGE_NOTIFICATIONS,
+    },
+    Role.RELEASER: _EVERYBODY_ON_CALL
+    | {
+        Action.UPLOAD,
+        Action.PUBLISH,
+        Action.PUBLISH_ROOT,
+        Action.PROMOTE,
+        Action.RECORD,
+        Action.START_ROLLOUT,
+        Action.REVERT,
+    },
+    Role.APPROVER: _EVERYBODY_ON_CALL | {Action.PROMOTE, Action.APPROVE},
     Role.ADMIN: frozenset(Action),
 }
+SERVER_WIDE: Final = frozenset({Action.MANAGE_TENANTS, Action.TRUST_FIRST_ROOT, Action.PUBLISH_ROOT})
+"""What touches every tenant: roots and delegations are common to all products, ADR-0016."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +112,26 @@ class Scope:
         """Raise ForbiddenError unless this scope may do `action`, for `product` where that matters."""
         if self.role is None or action not in ALLOWED[self.role]:
             raise ForbiddenError("This role may not do that", role=self.role or "none", action=action.value)
+        if action in SERVER_WIDE and self.tenant_id != FIRST_TENANT:
+            raise ForbiddenError("Only the first tenant may do that", action=action.value)
         if product is not None:
             self.require_product(product)
+
+    def may(self, action: Action) -> bool:
+        """Whether `require` would pass: for saying beforehand what somebody may not do, and why."""
+        return (
+            self.role is not None
+            and action in ALLOWED[self.role]
+            and (action not in SERVER_WIDE or self.tenant_id == FIRST_TENANT)
+        )
+
+    def require_second_person(self, first: str) -> None:
+        """Raise SecondPersonError when `first` (the actor who made it) is the one who asks now.
+
+        A token speaks as the person who made it, so that one person with two tokens is one person.
+        """
+        if self.actor == first:
+            raise SecondPersonError("Somebody else must do this", actor=self.actor)
 
     def require_product(self, product: str) -> None:
         """Raise ForbiddenError when the token is limited to another product."""

@@ -11,6 +11,7 @@ from firmament.errors import (
     ForbiddenError,
     MalformedError,
     NotFoundError,
+    SecondPersonError,
     UnauthenticatedError,
 )
 from firmament.server import events, products
@@ -24,7 +25,7 @@ from firmament.server.inventory import store as inventory_store
 from firmament.server.people import service as people
 from firmament.server.people.passwords import NO_HASH, hash_password, verify_password
 from firmament.server.releases import store as releases
-from firmament.server.scope import ALLOWED, Action, Role, Scope, console, of_device
+from firmament.server.scope import ALLOWED, SERVER_WIDE, Action, Role, Scope, console, of_device
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 ADMIN = console("test")
@@ -50,6 +51,35 @@ def test_devices_and_the_server_have_no_operator_permission():
     for action in Action:
         with pytest.raises(ForbiddenError):
             of_device(1, "d").require(action)
+
+
+def test_what_touches_every_tenant_is_for_the_first_tenants_people():
+    for action in SERVER_WIDE:
+        assert ADMIN.may(action)
+        other = Scope(2, "person:alice", Role.ADMIN)
+        assert not other.may(action)
+        with pytest.raises(ForbiddenError):
+            other.require(action)
+
+
+@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize("action", Action)
+def test_may_says_what_require_does(role, action):
+    for tenant in (1, 2):
+        scope = Scope(tenant, "person:alice", role)
+        if scope.may(action):
+            scope.require(action)
+        else:
+            with pytest.raises(ForbiddenError):
+                scope.require(action)
+
+
+def test_nobody_is_their_own_second_person():
+    bob = Scope(1, "person:bob", Role.APPROVER)
+    bob.require_second_person("person:alice")
+    with pytest.raises(SecondPersonError) as refused:
+        bob.require_second_person("person:bob")
+    assert refused.value.code == "access/second-person"
 
 
 @pytest.mark.parametrize("kind", list(Event))

@@ -147,7 +147,7 @@ person: Final = Table(
     Column("failures", Integer, nullable=False, server_default="0"),
     Column("locked_until", BigInteger, nullable=False, server_default="0"),
     Column("created_at", BigInteger, nullable=False),
-    UniqueConstraint("name"),
+    UniqueConstraint("tenant_id", "name"),
 )
 
 token: Final = Table(
