@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firmament.errors import ChainBrokenError, MalformedError, SignatureError
+from firmament.server.audit.export import Exporter, Page
 from firmament.trust import audit
 from firmament.trust.audit import (
     GENESIS,
@@ -16,7 +17,6 @@ from firmament.trust.audit import (
     event_digest,
     event_value,
     export_header,
-    export_lines,
     extend,
     open_checkpoint,
     read_key,
@@ -52,7 +52,9 @@ def checkpoint_at(sealed, number, *, key=KEY):
 def export(sealed, checkpoints=None, *, first=1):
     previous = sealed[first - 2][1] if first > 1 else GENESIS
     header = export_header(tenant=1, first=first, previous=previous, keyid=audit.keyid_of(PUBLIC))
-    return list(export_lines(header, sealed[first - 1 :], checkpoints or {}))
+    writer = Exporter(header)
+    found = Page(sealed[first - 1 :], {number: envelope for number, (envelope,) in (checkpoints or {}).items()})
+    return (writer.begin() + writer.lines(found) + writer.end()).splitlines(keepends=True)
 
 
 @given(EVENTS, st.data())

@@ -28,6 +28,7 @@ COMMANDS: Final = {
     ),
     "device": LazyCommand("firmament.cli.device:group", "Enrol, list, assign devices."),
     "operator": LazyCommand("firmament.cli.operator:group", "People and tokens of a firmware server."),
+    "audit": LazyCommand("firmament.cli.audit:group", "Read, export and verify the chain of what happened."),
     "sim": LazyCommand("firmament.cli.sim:group", "Simulated devices, fleets and faults."),
     "demo": LazyCommand("firmament.cli.demo:command", "Play the whole main job in this terminal.", "all"),
 }

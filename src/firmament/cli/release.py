@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from firmament.cli.common import output, output_options
+from firmament.cli.release_log import proof, verify_log
 from firmament.cli.release_mcuboot import make_image, mcuboot_options
 from firmament.cli.release_view import COMMANDS as VIEWS
 from firmament.cli.workspace import (
@@ -42,6 +43,8 @@ def group() -> None:
 
 for _view in VIEWS:
     group.add_command(_view)
+for _logged in (proof, verify_log):
+    group.add_command(_logged)
 
 
 @group.command("build")

@@ -49,6 +49,7 @@ _FACT: Final = re.compile(r"(?!self$|problem$)[a-z_][a-z0-9_]{0,63}")
 _FIRST_ERROR: Final = 400
 _REDIRECT: Final = range(300, 400)
 _NOT_FOUND: Final = 404
+_OK: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,33 @@ class OperatorApi:
         headers = {"Content-Type": "application/json"} if data is not None else {}
         _, answer = self._exchange(method, path, body=data, headers=headers)
         return _object(answer, f"The answer to {method} {path}") if answer else {}
+
+    def lines(self, path: str, *, limit_bytes: int) -> Iterator[bytes]:
+        """Yield the lines of a long answer as they come, each at most `limit_bytes`; raises as `call`."""
+        with _mapped_errors(self._url):
+            response = self._pool.request(
+                "GET",
+                self._url + path,
+                headers={"Authorization": f"Bearer {self._token}"} if self._token is not None else {},
+                redirect=False,
+                preload_content=False,
+                decode_content=False,
+            )
+            try:
+                if response.status != _OK:
+                    raise _problem(response.status, response.read(MAX_ANSWER_LENGTH_BYTES), f"GET {path}")
+                rest = b""
+                while piece := response.read1(_PIECE_LENGTH_BYTES):
+                    *whole, rest = (rest + piece).split(b"\n")
+                    yield from whole
+                    if len(rest) > limit_bytes:
+                        raise LengthExceededError(
+                            "A line of the answer is longer than allowed", limit_bytes=limit_bytes
+                        )
+                if rest:
+                    yield rest
+            finally:
+                response.close()
 
     # --- one exchange ----------------------------------------------------------------------
 

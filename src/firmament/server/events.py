@@ -67,6 +67,16 @@ class Event(StrEnum):
     PERSON_DISABLED = "person.disabled"
     TOKEN_ISSUED = "token.issued"  # noqa: S105 - an event, not a secret
     TOKEN_REVOKED = "token.revoked"  # noqa: S105 - an event, not a secret
+    OUTLET_ADDED = "outlet.added"
+    OUTLET_REMOVED = "outlet.removed"
+    OUTLET_ENABLED = "outlet.enabled"
+    OUTLET_DISABLED = "outlet.disabled"
+    OUTLET_MUTED = "outlet.muted"
+    NOTIFICATION_ACKNOWLEDGED = "notification.acknowledged"
+    AUDIT_REFUSED = "audit.refused"
+    """The signer would not sign chain or release log: it signed another past before."""
+    AUDIT_RESTARTED = "audit.restarted"
+    """An administrator let the signer go on from a restored database; the facts say where from."""
     ENROLMENT_TOKEN_ISSUED = "enrolment-token.issued"  # noqa: S105 - an event, not a secret
 
 

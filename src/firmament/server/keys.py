@@ -67,6 +67,7 @@ def make_online_keys(disk: Disk, *, director: Path, signer: Path, public: Path) 
     """Make all five keys and write their public halves for the author's root."""
     for directory in (director, signer):
         disk.make_directory(directory)
+    make_key(disk, signer / "audit.pem")
     value = {
         "v": 1,
         "image": {role: make_key(disk, signer / f"{role}.pem") for role in SIGNER_ROLES},

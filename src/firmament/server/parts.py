@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from firmament.core.clock import Clock
+    from firmament.server.audit.checkpoints import Checkpoints
     from firmament.server.database.port import Database
     from firmament.server.inventory.service import Registrar
     from firmament.server.inventory.store import LinkReader
@@ -34,6 +35,7 @@ class Parts:
     registrar: Registrar
     blobs: BlobStore
     publisher: Publisher
+    checkpoints: Checkpoints
     last_seen: LastSeen
     address_limit: TokenBuckets
     device_limit: TokenBuckets

@@ -63,6 +63,10 @@ class Action(StrEnum):
     """Webhooks and whom to tell."""
     MANAGE_TENANTS = "manage-tenants"
     """Make and disable tenants, and say which products are theirs; the first tenant's administrators only."""
+    MANAGE_OUTLETS = "manage-outlets"
+    """Webhooks and notifications: where the server sends what it knows."""
+    IMPORT_EVIDENCE = "import-evidence"
+    """Bills of materials and statements about vulnerabilities."""
 
 
 _EVERYBODY_ON_CALL: Final = frozenset({Action.READ, Action.STOP, Action.SEE_AUDIT})

@@ -57,6 +57,8 @@ class ServerSettings:
     enrolment_burst: int = _setting(100, "Enrolments from one address at once.", minimum=1)
     logins_per_minute: float = _setting(10.0, "Sign-in attempts from one address, sustained.", minimum=0.001)
     login_burst: int = _setting(10, "Sign-in attempts from one address at once.", minimum=1)
+    checkpoint_every_events: int = _setting(1000, "An audit checkpoint is signed after so many events.", minimum=1)
+    checkpoint_interval_s: int = _setting(3600, "And at the latest so long after an event.", minimum=1)
     header_deadline_s: float = _setting(15.0, "A request's headers must be complete within this time.", minimum=0.1)
     body_deadline_s: float = _setting(30.0, "A small request body must be complete within this time.", minimum=0.1)
 

@@ -10,7 +10,8 @@ that was taken over, or a directory restored from an old backup, cannot make it 
 Messages are canonical JSON after a 4-byte big-endian length.
 ``{"op": "publish", "versions": {role: n}, "snapshot": n, "timestamp": n}`` makes the next snapshot
 and timestamp, above those served; ``refresh`` with the same fields renews what is about to expire;
-``{"op": "public"}`` names the keys.
+``{"op": "public"}`` names the keys. ``audit-public``, ``audit-state``, ``checkpoint`` and
+``tree-head`` belong to the audit key (audit/signer.py).
 Answers: ``{"files": {name: text}, ...}`` or ``{"error": code, "problem": ..., "facts": {...}}``.
 """
 
@@ -41,6 +42,7 @@ from firmament.errors import (
     TooLargeError,
     TornPublishError,
 )
+from firmament.server.audit.signer import AuditSigner
 from firmament.server.keys import load_signer
 from firmament.trust import repository
 from firmament.trust.roles import SNAPSHOT_LIFETIME, TIMESTAMP_LIFETIME
@@ -197,21 +199,24 @@ def _next(version: int, now: datetime) -> int:
     return max(version + 1, int(now.timestamp()))
 
 
-def answer(signer: OnlineSigner, message: bytes) -> dict[str, Any]:
+def answer(signer: OnlineSigner, message: bytes, audit: AuditSigner | None = None) -> dict[str, Any]:
     """Answer one message; an error becomes an answer too."""
     try:
         fields = Fields(
             canonical.decode_object(message, limit_bytes=MAX_MESSAGE_LENGTH_BYTES, what="request"), what="request"
         )
-        match fields.text("op"):
-            case "publish" | "refresh" as op:
+        op = fields.text("op")
+        if audit is not None and (answered := audit.answer(op, fields)) is not None:
+            return answered
+        match op:
+            case "publish" | "refresh":
                 snapshot, versions = fields.integer("snapshot"), _versions(fields)
                 signer.adopt(snapshot, fields.integer("timestamp"))
                 return signer.publish(versions) if op == "publish" else signer.refresh(snapshot, versions)
             case "public":
                 return signer.public()
-            case other:
-                raise MalformedError("The signer knows no such operation", op=other)
+            case _:
+                raise MalformedError("The signer knows no such operation", op=op)
     except FirmamentError as error:
         facts = {name: str(value) for name, value in error.facts.items()}
         return {"error": error.code, "problem": error.problem, "facts": facts}
@@ -222,10 +227,10 @@ def _versions(fields: Fields) -> dict[str, int]:
     return {check(role, PRODUCT, what="The role"): versions.integer(role, minimum=1) for role in versions.value}
 
 
-def serve(connection: socket.socket, signer: OnlineSigner) -> None:
+def serve(connection: socket.socket, signer: OnlineSigner, audit: AuditSigner | None = None) -> None:
     """Answer until the parent closes its end."""
     while (message := receive(connection)) is not None:
-        send(connection, canonical.encode(answer(signer, message)))
+        send(connection, canonical.encode(answer(signer, message, audit)))
 
 
 def receive(connection: socket.socket) -> bytes | None:
@@ -281,12 +286,13 @@ def main() -> int:
         if len(sys.argv) > 2 and sys.argv[2]:  # noqa: PLR2004 - the optional second argument
             become(sys.argv[2])
         signer = OnlineSigner(RealDisk(), directory, SystemClock())
+        audit = AuditSigner(RealDisk(), directory, SystemClock())
     except FirmamentError as error:
         facts = {name: str(value) for name, value in error.facts.items()}
         send(connection, canonical.encode({"error": error.code, "problem": error.problem, "facts": facts}))
         return error.exit_code
     send(connection, canonical.encode({"ready": signer.public()}))
-    serve(connection, signer)
+    serve(connection, signer, audit)
     return 0
 
 

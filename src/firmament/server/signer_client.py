@@ -70,6 +70,10 @@ class SignerClient:
         """Ask for whatever of the served repository needs renewal; raises TornPublishError."""
         return await self._ask(_question("refresh", served, served.versions))
 
+    async def audit(self, op: str, **question: Any) -> dict[str, Any]:
+        """Ask the audit key (audit/signer.py); raises ChainBrokenError, LogProofError."""
+        return await self._ask({"op": op, **question})
+
     async def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
         async with self._turn:
             return await asyncio.to_thread(self.ask, question)

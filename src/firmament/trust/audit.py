@@ -27,7 +27,7 @@ from firmament.errors import ChainBrokenError, FirmamentError, MalformedError, S
 from firmament.protocol.v1.envelope import Envelope, open_envelope, pre_authentication_encoding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
 CHAIN_LABEL: Final = b"firmament-audit-v1\n"
 GENESIS: Final = bytes(32)
@@ -307,19 +307,3 @@ def verify_export(
 def export_header(*, tenant: int, first: int, previous: bytes, keyid: str) -> dict[str, Any]:
     """Return the first line."""
     return {"schema": EXPORT_SCHEMA, "tenant": tenant, "first": first, "previous": previous.hex(), "keyid": keyid}
-
-
-def export_lines(
-    header: dict[str, Any],
-    events: Iterable[tuple[dict[str, Any], bytes]],
-    checkpoints: Mapping[int, list[dict[str, Any]]],
-) -> Iterator[bytes]:
-    """Yield the lines of an export: header, events with their hashes, checkpoints in their places, end."""
-    yield canonical.encode(header) + b"\n"
-    number, last = int(header["first"]) - 1, str(header["previous"])
-    for value, hash_bytes in events:
-        number, last = int(value["number"]), hash_bytes.hex()
-        yield canonical.encode({"event": value, "hash": last}) + b"\n"
-        for checkpoint in checkpoints.get(number, ()):
-            yield canonical.encode({"checkpoint": checkpoint}) + b"\n"
-    yield canonical.encode({"end": {"number": number, "hash": last}}) + b"\n"

@@ -28,6 +28,7 @@ from firmament.errors import (
 )
 from firmament.log import logger
 from firmament.server import seen, versions
+from firmament.server.audit.checkpoints import Checkpoints, Rhythm
 from firmament.server.authority import load_authority
 from firmament.server.database.connection import SqliteDatabase
 from firmament.server.database.migrate import migrate
@@ -70,6 +71,7 @@ GRACEFUL_SHUTDOWN_S: Final = 2
 KEEP_ALIVE_S: Final = 15
 REFRESH_CHECK_S: Final = 3600.0
 HORIZON_CHECK_S: Final = 10.0
+CHECKPOINT_CHECK_S: Final = 10.0
 
 
 class Server:
@@ -154,6 +156,12 @@ class Server:
             registrar=Registrar(load_authority(disk, layout.device_ca), settings.device_certificate_days),
             blobs=blobs,
             publisher=publisher,
+            checkpoints=Checkpoints(
+                database,
+                signer,
+                self._clock,
+                Rhythm(every_events=settings.checkpoint_every_events, interval_s=settings.checkpoint_interval_s),
+            ),
             last_seen=LastSeen(),
             address_limit=TokenBuckets(rate_per_s=settings.address_requests_per_s, burst=settings.address_burst),
             device_limit=TokenBuckets(rate_per_s=settings.device_requests_per_s, burst=settings.device_burst),
@@ -174,6 +182,7 @@ class Server:
             (self._flush_seen, seen.FLUSH_INTERVAL_S),
             (self._extend_horizon, HORIZON_CHECK_S),
             (self._refresh, REFRESH_CHECK_S),
+            (self._checkpoint, CHECKPOINT_CHECK_S),
         ):
             self._tasks.append(asyncio.create_task(_every(interval_s, work, parts)))
 
@@ -193,6 +202,9 @@ class Server:
 
     async def _extend_horizon(self, parts: Parts) -> None:
         await extend_horizon(parts, int(self._clock.now().timestamp()))
+
+    async def _checkpoint(self, parts: Parts) -> None:
+        await parts.checkpoints.make_due()
 
     async def _refresh(self, parts: Parts) -> None:
         await parts.publisher.refresh()

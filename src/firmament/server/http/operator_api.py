@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 
+from firmament.server.http.evidence_api import EvidenceApi
 from firmament.server.http.fleet_api import FleetApi
 from firmament.server.http.image_api import ImageApi
 from firmament.server.http.inventory_api import InventoryApi
@@ -21,5 +22,5 @@ class OperatorApi:
 
     def __init__(self, parts: Parts) -> None:
         self.router = APIRouter()
-        for kind in (PeopleApi, ImageApi, InventoryApi, FleetApi, QuestionsApi):
+        for kind in (PeopleApi, ImageApi, InventoryApi, FleetApi, QuestionsApi, EvidenceApi):
             self.router.include_router(kind(parts).router)

@@ -11,6 +11,7 @@ from firmament.server.attempts.service import cancel_of_release
 from firmament.server.events import Event
 from firmament.server.inventory.store import decode_manifest
 from firmament.server.products import ensure_product
+from firmament.server.releases import log as release_log
 from firmament.server.releases.admission import read_releases
 from firmament.server.releases.model import AdmittedRelease, History, Published
 from firmament.server.scope import Action, Scope
@@ -26,6 +27,13 @@ SELECT r.id, p.name AS product, r.version, r.sequence_number, r.target, r.length
        r.published_at, r.withdrawn_at, p.id AS product_id
 FROM release r JOIN product p ON p.id = r.product_id
 WHERE r.tenant_id = ?
+"""
+_NOT_LOGGED: Final = """
+SELECT p.name AS product, r.version, r.manifest, r.published_at
+FROM release r JOIN product p ON p.id = r.product_id
+WHERE r.tenant_id = ? AND NOT EXISTS (
+    SELECT 1 FROM release_log l WHERE l.tenant_id = r.tenant_id AND l.release = p.name || '/' || r.version
+) ORDER BY r.id
 """
 MAX_LISTED: Final = 1000
 
@@ -88,12 +96,29 @@ def index(connection: Connection, scope: Scope, releases: Sequence[AdmittedRelea
             sequence_number=manifest.sequence_number,
             digest=manifest.image.digest,
         )
+    _log(connection, scope)
     for key, row in known.items():
         if key not in listed and row["withdrawn_at"] is None:
             connection.execute("UPDATE release SET withdrawn_at = ? WHERE id = ?", (moment, row["id"]))
             connection.execute("DELETE FROM channel WHERE release_id = ?", (row["id"],))
             events.append(connection, scope, Event.RELEASE_WITHDRAWN, now, subject="/".join(key))
             cancel_of_release(connection, scope, row["id"], now, reason="the release was withdrawn")
+
+
+def _log(connection: Connection, scope: Scope) -> None:
+    """Put every release that is not in the release log into it, in the order of publication."""
+    rows = connection.execute(_NOT_LOGGED, (scope.tenant_id,)).fetchall()
+    leaves = [
+        (
+            f"{row['product']}/{row['version']}",
+            release_log.leaf(
+                decode_manifest(bytes(row["manifest"])), bytes(row["manifest"]), published_at=int(row["published_at"])
+            ),
+        )
+        for row in rows
+    ]
+    if leaves:
+        release_log.append(connection, scope, leaves)
 
 
 def list_releases(connection: Connection, scope: Scope, *, product: str | None) -> list[dict[str, Any]]:

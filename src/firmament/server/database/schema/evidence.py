@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, Table, Text
+from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, LargeBinary, Table, Text, UniqueConstraint
 
 from firmament.server.database.schema.base import metadata
 
@@ -74,3 +74,55 @@ tree_head: Final = Table(
     Column("at", BigInteger, nullable=False),
     Column("envelope", LargeBinary, nullable=False),
 )
+
+sbom: Final = Table(
+    "sbom",
+    metadata,
+    Column("release_id", Integer, ForeignKey("release.id"), primary_key=True),
+    Column("tenant_id", Integer, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("components", Integer, nullable=False),
+    Column("added_at", BigInteger, nullable=False),
+)
+"""That a release's bill of materials was read; the bytes are a blob, named by the signed manifest."""
+
+component: Final = Table(
+    "component",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("tenant_id", Integer, nullable=False),
+    Column("release_id", Integer, ForeignKey("release.id"), nullable=False),
+    Column("ecosystem", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("purl", Text, nullable=False),
+    Column("licence", Text, nullable=False),
+)
+Index("ix_component_release", component.c.release_id, component.c.name)
+Index("ix_component_name", component.c.tenant_id, component.c.name)
+
+vulnerability: Final = Table(
+    "vulnerability",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("tenant_id", Integer, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("summary", Text, nullable=False),
+    Column("severity", Text, nullable=False),
+    Column("statement", Text, nullable=False),
+    Column("known_at", BigInteger, nullable=False),
+    UniqueConstraint("tenant_id", "name"),
+)
+"""What an operator imported about a CVE: affected components with version ranges, as canonical JSON."""
+
+finding: Final = Table(
+    "finding",
+    metadata,
+    Column("tenant_id", Integer, nullable=False),
+    Column("vulnerability_id", Integer, ForeignKey("vulnerability.id"), primary_key=True),
+    Column("release_id", Integer, ForeignKey("release.id"), primary_key=True),
+    Column("component", Text, nullable=False),
+    Column("status", Text, nullable=False),
+)
+"""Which release has it, computed when a statement or a bill of materials comes in."""
+Index("ix_finding_release", finding.c.release_id)

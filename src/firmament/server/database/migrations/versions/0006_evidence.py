@@ -79,6 +79,55 @@ def upgrade() -> None:
         sa.Column("envelope", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("tenant_id", "size", name=op.f("pk_tree_head")),
     )
+    op.create_table(
+        "sbom",
+        sa.Column("release_id", sa.Integer(), nullable=False),
+        sa.Column("tenant_id", sa.Integer(), nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("components", sa.Integer(), nullable=False),
+        sa.Column("added_at", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["release_id"], ["release.id"], name=op.f("fk_sbom_release_id")),
+        sa.PrimaryKeyConstraint("release_id", name=op.f("pk_sbom")),
+    )
+    op.create_table(
+        "component",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("tenant_id", sa.Integer(), nullable=False),
+        sa.Column("release_id", sa.Integer(), nullable=False),
+        sa.Column("ecosystem", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("version", sa.Text(), nullable=False),
+        sa.Column("purl", sa.Text(), nullable=False),
+        sa.Column("licence", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["release_id"], ["release.id"], name=op.f("fk_component_release_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_component")),
+    )
+    op.create_index("ix_component_name", "component", ["tenant_id", "name"])
+    op.create_index("ix_component_release", "component", ["release_id", "name"])
+    op.create_table(
+        "vulnerability",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("tenant_id", sa.Integer(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("summary", sa.Text(), nullable=False),
+        sa.Column("severity", sa.Text(), nullable=False),
+        sa.Column("statement", sa.Text(), nullable=False),
+        sa.Column("known_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_vulnerability")),
+        sa.UniqueConstraint("tenant_id", "name", name=op.f("uq_vulnerability_tenant_id_name")),
+    )
+    op.create_table(
+        "finding",
+        sa.Column("tenant_id", sa.Integer(), nullable=False),
+        sa.Column("vulnerability_id", sa.Integer(), nullable=False),
+        sa.Column("release_id", sa.Integer(), nullable=False),
+        sa.Column("component", sa.Text(), nullable=False),
+        sa.Column("status", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["vulnerability_id"], ["vulnerability.id"], name=op.f("fk_finding_vulnerability_id")),
+        sa.ForeignKeyConstraint(["release_id"], ["release.id"], name=op.f("fk_finding_release_id")),
+        sa.PrimaryKeyConstraint("vulnerability_id", "release_id", name=op.f("pk_finding")),
+    )
+    op.create_index("ix_finding_release", "finding", ["release_id"])
     _seal_what_is_there()
     op.drop_table("event_before")
     for table in ("event", "checkpoint", "release_log", "tree_head"):
