@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from typing import TYPE_CHECKING, Final
 
 from firmament.core.digest import Digest
@@ -19,9 +18,11 @@ from firmament.errors import (
 from firmament.server import device_link, events
 from firmament.server.attempts.machine import FINAL, AttemptState, move
 from firmament.server.attempts.model import AttemptRecord
+from firmament.server.attempts.opening import cancel_attempt, open_attempt
 from firmament.server.events import Event
 from firmament.server.inventory.attributes import write_attributes
 from firmament.server.inventory.store import decode_manifest, get_device
+from firmament.server.rollouts import follow
 from firmament.server.scope import Action, Scope, of_device
 
 if TYPE_CHECKING:
@@ -92,15 +93,14 @@ def _open(
         return AttemptId(current["uid"])
     if current is not None:
         _cancel(connection, scope, current, now, reason="another release was assigned")
-    attempt_id = AttemptId(str(uuid.uuid4()))
-    moment = int(now.timestamp())
-    connection.execute(
-        "INSERT INTO attempt(tenant_id, uid, device_id, release_id, state, created_at, updated_at) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (scope.tenant_id, attempt_id, device_row, release_row, AttemptState.ASSIGNED.value, moment, moment),
-    )
-    events.append(
-        connection, scope, Event.ATTEMPT_ASSIGNED, now, subject=device_id, attempt_id=attempt_id, release=release
+    _, attempt_id = open_attempt(
+        connection,
+        scope,
+        device_row=device_row,
+        device_id=device_id,
+        release_row=release_row,
+        release=release,
+        now=now,
     )
     return attempt_id
 
@@ -131,12 +131,16 @@ def cancel_of_release(connection: Connection, scope: Scope, release_row: int, no
 
 
 def _cancel(connection: Connection, scope: Scope, row: Row, now: datetime, *, reason: str) -> None:
-    assert move(AttemptState(row["state"]), AttemptState.CANCELLED) is not None  # an open attempt always can
-    connection.execute(
-        "UPDATE attempt SET state = ?, active = 0, updated_at = ? WHERE id = ?",
-        (AttemptState.CANCELLED.value, int(now.timestamp()), row["id"]),
-    )
-    events.append(connection, scope, Event.ATTEMPT_CANCELLED, now, subject=row["uid"], reason=reason)
+    cancel_attempt(connection, scope, row["id"], now, reason=reason)
+    found = connection.execute("SELECT device_id, rollout_id FROM attempt WHERE id = ?", (row["id"],)).fetchone()
+    if found["rollout_id"] is not None:
+        follow.on_taken_back(
+            connection,
+            rollout_row=found["rollout_id"],
+            device_row=found["device_id"],
+            attempt_row=row["id"],
+            now=now,
+        )
 
 
 def list_attempts(connection: Connection, scope: Scope, device_id: str) -> list[AttemptRecord]:
@@ -188,7 +192,9 @@ def carry_out(connection: Connection, scope: Scope, device: Device, effects: Seq
 
 def _move(connection: Connection, scope: Scope, device: Device, effect: device_link.MoveAttempt, now: datetime) -> None:
     # The state was read before this transaction: look again, so that two reports cannot cross.
-    row = connection.execute("SELECT uid, state, active FROM attempt WHERE id = ?", (effect.row_id,)).fetchone()
+    row = connection.execute(
+        "SELECT uid, state, active, rollout_id, takes_back FROM attempt WHERE id = ?", (effect.row_id,)
+    ).fetchone()
     state = AttemptState(row["state"])
     if move(state, effect.to) is None:
         return
@@ -218,6 +224,17 @@ def _move(connection: Connection, scope: Scope, device: Device, effect: device_l
         state=effect.to.value,
         code=effect.code,
     )
+    if row["rollout_id"] is not None:
+        follow.on_attempt(
+            connection,
+            rollout_row=row["rollout_id"],
+            device_row=device.row_id,
+            attempt_row=effect.row_id,
+            is_way_back=row["takes_back"] is not None,
+            state=effect.to,
+            code=effect.code,
+            now=now,
+        )
 
 
 def was_accepted(connection: Connection, device: Device, number: int, digest: bytes) -> bool:

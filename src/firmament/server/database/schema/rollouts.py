@@ -55,7 +55,10 @@ rollout_wave: Final = Table(
     Column("opened_at", BigInteger),
     Column("closed_at", BigInteger),
     Column("hold_until", BigInteger),
+    Column("forgiven_failed", BigInteger, nullable=False, server_default="0"),
+    Column("forgiven_finished", BigInteger, nullable=False, server_default="0"),
 )
+"""What is forgiven when a stopped rollout is resumed: the stop rule counts from there."""
 
 rollout_limit: Final = Table(
     "rollout_limit",
@@ -107,6 +110,13 @@ Index(
     rollout_target.c.deadline,
     sqlite_where=text("deadline IS NOT NULL"),
     postgresql_where=text("deadline IS NOT NULL"),
+)
+Index(
+    "ix_rollout_target_site",
+    rollout_target.c.rollout_id,
+    rollout_target.c.site_id,
+    sqlite_where=text("site_id IS NOT NULL"),
+    postgresql_where=text("site_id IS NOT NULL"),
 )
 Index(
     "ix_rollout_target_failed",

@@ -149,6 +149,14 @@ def upgrade() -> None:
         sqlite_where=sa.text("status IN ('failed', 'silent')"),
         postgresql_where=sa.text("status IN ('failed', 'silent')"),
     )
+    op.create_index(
+        "ix_rollout_target_site",
+        "rollout_target",
+        ["rollout_id", "site_id"],
+        unique=False,
+        sqlite_where=sa.text("site_id IS NOT NULL"),
+        postgresql_where=sa.text("site_id IS NOT NULL"),
+    )
     op.create_index("ix_rollout_target_place", "rollout_target", ["rollout_id", "place", "device_id"], unique=False)
     op.create_index(
         "uq_rollout_target_active",
@@ -168,6 +176,8 @@ def upgrade() -> None:
         sa.Column("opened_at", sa.BigInteger(), nullable=True),
         sa.Column("closed_at", sa.BigInteger(), nullable=True),
         sa.Column("hold_until", sa.BigInteger(), nullable=True),
+        sa.Column("forgiven_failed", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("forgiven_finished", sa.BigInteger(), server_default="0", nullable=False),
         sa.ForeignKeyConstraint(["rollout_id"], ["rollout.id"], name=op.f("fk_rollout_wave_rollout_id")),
         sa.PrimaryKeyConstraint("rollout_id", "number", name=op.f("pk_rollout_wave")),
     )

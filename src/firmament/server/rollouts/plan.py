@@ -1,0 +1,170 @@
+"""What a rollout would do, said before anything is changed: who, who not and why, how many bytes, what blocks it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from firmament.errors import NotFoundError
+from firmament.server.inventory.query_sql import FROM
+from firmament.server.inventory.store import decode_manifest
+from firmament.server.rollouts.model import OnStop, boundaries, propose_waves
+from firmament.server.rollouts.selection import SENTENCES, count_by_rule, sample_by_rule, select
+from firmament.server.scope import Action
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from firmament.core.manifest import Manifest
+    from firmament.server.database.port import Connection, Row
+    from firmament.server.rollouts.model import Policy
+    from firmament.server.rollouts.selection import Selection
+    from firmament.server.scope import Scope
+
+MAX_SOURCES: Final = 200
+SAMPLE: Final = 5
+
+
+def find_release(connection: Connection, scope: Scope, release: str) -> Row:
+    """Return a release's row; raises NotFoundError or ForbiddenError."""
+    product, _, version = release.partition("/")
+    scope.require_product(product)
+    row: Row | None = connection.execute(
+        "SELECT r.id, r.product_id, r.manifest, r.withdrawn_at, r.sequence_number FROM release r "
+        "JOIN product p ON p.id = r.product_id WHERE r.tenant_id = ? AND p.name = ? AND r.version = ?",
+        (scope.tenant_id, product, version),
+    ).fetchone()
+    if row is None:
+        raise NotFoundError("There is no such release", release=release[:200])
+    return row
+
+
+def make_plan(
+    connection: Connection, scope: Scope, *, release: str, selector: str, policy: Policy, now: datetime
+) -> dict[str, Any]:
+    """Return the plan; raises NotFoundError for the release, MalformedError for the selector."""
+    scope.require(Action.READ)
+    row = find_release(connection, scope, release)
+    manifest = decode_manifest(bytes(row["manifest"]))
+    chosen = select(
+        connection, scope, selector=selector, manifest=manifest, release_row=row["id"], now=now
+    )
+    by_rule = count_by_rule(connection, chosen)
+    total = by_rule.pop("", 0)
+    sources = _sources(connection, chosen, manifest)
+    waves = _waves(connection, scope, policy, total)
+    whole = manifest.payloads[0].length_bytes
+    return {
+        "release": release,
+        "selector": selector,
+        "matching": total + sum(by_rule.values()),
+        "count": total,
+        "sample": sample_by_rule(connection, chosen, "", SAMPLE),
+        "excluded": [
+            {
+                "rule": rule,
+                "count": n,
+                "sentence": f"{n} {SENTENCES[rule][0]}",
+                "hint": SENTENCES[rule][1],
+                "sample": sample_by_rule(connection, chosen, rule, SAMPLE),
+            }
+            for rule, n in sorted(by_rule.items(), key=lambda item: -item[1])
+        ],
+        "waves": waves,
+        "sources": sources,
+        "bytes_with_deltas": sum(item["count"] * item["payload_bytes"] for item in sources),
+        "bytes_whole": total * whole,
+        "consent": _consent(total),
+        "blockers": blockers(is_withdrawn=row["withdrawn_at"] is not None, total=total, release=release),
+        "warnings": _warnings(manifest, policy, waves, total),
+        "needs_approval": needs_approval(policy, total),
+        "policy": policy.to_json(),
+    }
+
+
+def needs_approval(policy: Policy, total: int) -> bool:
+    """Whether a second person must agree."""
+    return policy.approval_above is not None and total > policy.approval_above
+
+
+def blockers(*, is_withdrawn: bool, total: int, release: str) -> list[dict[str, str]]:
+    """Return what stands against a start."""
+    found = []
+    if is_withdrawn:
+        found.append(_remark("release-withdrawn", f"{release} was withdrawn.", "Publish it again."))
+    if total == 0:
+        found.append(_remark("no-targets", "No device would get it.", "Look at who is left out and why."))
+    return found
+
+
+def _warnings(
+    manifest: Manifest, policy: Policy, waves: Sequence[dict[str, Any]], total: int
+) -> list[dict[str, str]]:
+    found = []
+    if policy.on_stop is OnStop.REVERT and manifest.revertible_to is None:
+        found.append(
+            _remark(
+                "no-way-back",
+                "The author did not allow going back from this release; on a stop, devices will stay on it.",
+                "Build it with --revertible-to, or choose to hold on a stop.",
+            )
+        )
+    if waves and waves[0]["count"] == total and total > 1:
+        found.append(_remark("one-wave", f"All {total} devices start at once.", "Begin with a small wave."))
+    return found
+
+
+def _remark(code: str, message: str, hint: str) -> dict[str, str]:
+    return {"code": code, "message": message, "hint": hint}
+
+
+def _sources(connection: Connection, chosen: Selection, manifest: Manifest) -> list[dict[str, Any]]:
+    """Return what targets run now, and the payload that each of them would fetch."""
+    rows = connection.execute(
+        "SELECT version, image_digest, COUNT(*) AS n FROM (SELECT d.version, d.image_digest, "
+        f"{chosen.excluded_by.text} AS rule FROM {FROM} WHERE {chosen.matching.text}) AS judged WHERE rule = '' "
+        "GROUP BY version, image_digest ORDER BY n DESC LIMIT ?",
+        (*chosen.excluded_by.parameters, *chosen.matching.parameters, MAX_SOURCES),
+    )
+    found = []
+    for row in rows:
+        fitting = [
+            payload
+            for payload in manifest.payloads
+            if payload.precursor_digest is None or str(payload.precursor_digest) == row["image_digest"]
+        ]
+        best = min(fitting, key=lambda payload: payload.length_bytes, default=manifest.payloads[0])
+        found.append(
+            {
+                "version": row["version"],
+                "count": int(row["n"]),
+                "payload_bytes": best.length_bytes,
+                "is_delta": best.precursor_digest is not None,
+            }
+        )
+    return found
+
+
+def _waves(connection: Connection, scope: Scope, policy: Policy, total: int) -> list[dict[str, Any]]:
+    specs = policy.waves or propose_waves(total)
+    named = [_known(connection, scope, wave.devices) for wave in specs]
+    ends = boundaries(specs, total, named)
+    starts = [0, *ends[:-1]]
+    return [
+        {"number": number, "name": wave.name, "count": end - start}
+        for number, (wave, start, end) in enumerate(zip(specs, starts, ends, strict=True), 1)
+    ]
+
+
+def _known(connection: Connection, scope: Scope, names: Sequence[str]) -> int:
+    if not names:
+        return 0
+    marks = ", ".join("?" * len(names))
+    row = connection.execute(
+        f"SELECT COUNT(*) AS n FROM device d WHERE d.tenant_id = ? AND d.uid IN ({marks})", (scope.tenant_id, *names)
+    ).fetchone()
+    return int(row["n"])
+
+
+def _consent(total: int) -> dict[str, int]:
+    return {"automatic": total, "ask": 0, "window": 0, "manual": 0}
