@@ -65,6 +65,7 @@ manifests = st.builds(
     sbom_digest=st.none() | digests,
     provenance_digest=st.none() | digests,
     allow_downgrade=st.booleans(),
+    revertible_to=st.none() | st.integers(1, LARGEST),
 )
 uuids = like(UUID)
 enrol_requests = st.builds(

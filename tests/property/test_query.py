@@ -158,7 +158,9 @@ def store(db, row_id, device):
     )
     write_attributes(db, 1, row_id, was="{}", now=canonical.encode(device["attributes"]).decode())
     if device["age"] is not None:
-        db.execute("INSERT INTO device_seen VALUES (?, ?, '')", (row_id, NOW_S - device["age"]))
+        db.execute(
+            "INSERT INTO device_seen(device_id, last_seen, address) VALUES (?, ?, '')", (row_id, NOW_S - device["age"])
+        )
     for tag in device["tags"]:
         db.execute("INSERT INTO device_tag(device_id, tag, tenant_id) VALUES (?, ?, 1)", (row_id, tag))
     site = WORDS.index(device["site"]) + 1 if device["site"] else None

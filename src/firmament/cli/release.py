@@ -67,6 +67,12 @@ for _logged in (proof, verify_log):
 @click.option("--sbom", type=_FILE, help="Software bill of materials; its digest is signed.")
 @click.option("--provenance", type=_FILE, help="Build provenance; its digest is signed.")
 @click.option("--allow-downgrade", is_flag=True, help="An approved downgrade: older content, higher sequence number.")
+@click.option(
+    "--revertible-to",
+    type=click.IntRange(min=1),
+    metavar="SEQ",
+    help="A rollout may bring devices back from this release, to a slot with at least this sequence number.",
+)
 @mcuboot_options
 @workspace_option
 @output_options
@@ -96,6 +102,7 @@ def build(source: Path, product: str | None, version: str, workspace: Path, **op
         sbom=_attachment(options["sbom"]),
         provenance=_attachment(options["provenance"]),
         allow_downgrade=options["allow_downgrade"],
+        revertible_to=options["revertible_to"],
         now=now(),
     )
     target = sign.built_directory(opened, draft.release_id)

@@ -145,6 +145,9 @@ class Manifest:
     provenance_digest: Digest | None = None
     allow_downgrade: bool = False
     """An approved downgrade: an older version label under a higher sequence number."""
+    revertible_to: int | None = None
+    """A device that confirmed this release may be taken back to what its other slot holds, if that has
+    at least this sequence number; None: never (ADR-0016)."""
 
     @property
     def release_id(self) -> ReleaseId:
@@ -174,6 +177,8 @@ class Manifest:
             value["provenance_digest"] = self.provenance_digest.to_json()
         if self.allow_downgrade:
             value["allow_downgrade"] = True
+        if self.revertible_to is not None:
+            value["revertible_to"] = self.revertible_to
         return value
 
 
@@ -218,6 +223,7 @@ def decode(value: object) -> Manifest:
         sbom_digest=_digest(fields, "sbom_digest"),
         provenance_digest=_digest(fields, "provenance_digest"),
         allow_downgrade=fields.boolean("allow_downgrade", default=False),
+        revertible_to=fields.integer("revertible_to", minimum=1) if "revertible_to" in fields else None,
         created_at=fields.time("created_at"),
     )
 

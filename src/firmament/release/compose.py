@@ -51,6 +51,7 @@ def compose(
     sbom: Path | None = None,
     provenance: Path | None = None,
     allow_downgrade: bool = False,
+    revertible_to: int | None = None,
     now: datetime,
 ) -> Manifest:
     """Return a manifest without image and payloads, for `build.build`.
@@ -82,6 +83,7 @@ def compose(
         sbom_digest=digest_of(RealDisk(), sbom) if sbom is not None else None,
         provenance_digest=digest_of(RealDisk(), provenance) if provenance is not None else None,
         allow_downgrade=allow_downgrade,
+        revertible_to=revertible_to,
     )
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from firmament.protocol.v1.messages import PollRequest, Report
     from firmament.server.attempts.model import OpenAttempt
     from firmament.server.inventory.model import Device
+    from firmament.server.rollouts.board import PendingTarget
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class Session:
     device: Device
     attempt: OpenAttempt | None
     """The open attempt at a poll; the one a report names when it reports."""
+    target: PendingTarget | None = None
+    """At a poll: the rollout that wants something of this device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,8 @@ def on_poll(session: Session, poll: PollRequest, *, intervals: Intervals) -> tup
         effects.append(Reply(None, intervals.idle_s))
         return replace(session, device=device), effects
     try:
-        payload = choose_payload(attempt.manifest, poll)
+        # To go back, nothing travels: the image is in the other slot already.
+        payload = attempt.manifest.payloads[0] if attempt.takes_back else choose_payload(attempt.manifest, poll)
     except (NoInstallerError, RequirementError) as error:
         if attempt.code != error.code:
             effects.append(BlockAttempt(attempt.row_id, error.code, error.problem))
@@ -136,6 +140,7 @@ def on_poll(session: Session, poll: PollRequest, *, intervals: Intervals) -> tup
         length_bytes=primary.length_bytes,
         digest=primary.digest,
         payload=payload.target,
+        takes_back=attempt.takes_back,
     )
     effects.append(Reply(assignment, intervals.active_s))
     return replace(session, device=device, attempt=attempt), effects

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from firmament.server.limits import TokenBuckets
     from firmament.server.payloads.store import BlobStore
     from firmament.server.releases.service import Publisher
+    from firmament.server.rollouts.board import Board
     from firmament.server.seen import LastSeen
     from firmament.server.settings import ServerSettings
     from firmament.server.versions import ReplyVersions
@@ -37,6 +38,7 @@ class Parts:
     publisher: Publisher
     checkpoints: Checkpoints
     last_seen: LastSeen
+    board: Board
     address_limit: TokenBuckets
     device_limit: TokenBuckets
     enrolment_limit: TokenBuckets

@@ -16,27 +16,39 @@ MAX_ROWS_PER_TRANSACTION: Final = 5000
 MAX_PENDING: Final = 200_000
 
 
+MAX_GAP_S: Final = 2 * 86_400
+"""A device that was away for weeks does not ask every few weeks."""
+
+
 class LastSeen:
-    """Device row id to (second, address), until the next flush."""
+    """Device row id to (second, address, second of an idle poll or 0), until the next flush."""
 
     def __init__(self) -> None:
-        self._pending: dict[int, tuple[int, str]] = {}
+        self._pending: dict[int, tuple[int, str, int]] = {}
 
-    def note(self, row_id: int, unix_s: int, address: str) -> None:
-        """Remember that a device was here."""
-        if row_id in self._pending or len(self._pending) < MAX_PENDING:
-            self._pending[row_id] = (unix_s, address)
+    def note(self, row_id: int, unix_s: int, address: str, *, is_idle_poll: bool = False) -> None:
+        """Remember that a device was here; polls with nothing to do show its rhythm."""
+        known = self._pending.get(row_id)
+        if known is not None or len(self._pending) < MAX_PENDING:
+            polled_s = unix_s if is_idle_poll else known[2] if known is not None else 0
+            self._pending[row_id] = (unix_s, address, polled_s)
 
-    def take(self) -> list[tuple[int, int, str]]:
+    def take(self) -> list[tuple[int, int, str, int]]:
         """Return the next rows to write, sorted by id, and forget them."""
         chosen = sorted(self._pending)[:MAX_ROWS_PER_TRANSACTION]
         return [(row_id, *self._pending.pop(row_id)) for row_id in chosen]
 
 
-def write_seen(connection: Connection, rows: list[tuple[int, int, str]]) -> None:
-    """Write one batch."""
+def write_seen(connection: Connection, rows: list[tuple[int, int, str, int]]) -> None:
+    """Write one batch; the interval is a running mean over four gaps."""
     connection.executemany(
-        "INSERT INTO device_seen(device_id, last_seen, address) VALUES (?, ?, ?) "
-        "ON CONFLICT(device_id) DO UPDATE SET last_seen = excluded.last_seen, address = excluded.address",
+        "INSERT INTO device_seen(device_id, last_seen, address, last_poll) VALUES (?, ?, ?, ?) "
+        "ON CONFLICT(device_id) DO UPDATE SET last_seen = excluded.last_seen, address = excluded.address, "
+        "interval_s = CASE WHEN excluded.last_poll = 0 OR device_seen.last_poll = 0 THEN device_seen.interval_s "
+        f"WHEN excluded.last_poll - device_seen.last_poll > {MAX_GAP_S} "
+        f"THEN (3 * device_seen.interval_s + {MAX_GAP_S}) / 4 "
+        "WHEN device_seen.interval_s = 0 THEN excluded.last_poll - device_seen.last_poll "
+        "ELSE (3 * device_seen.interval_s + excluded.last_poll - device_seen.last_poll) / 4 END, "
+        "last_poll = CASE WHEN excluded.last_poll = 0 THEN device_seen.last_poll ELSE excluded.last_poll END",
         rows,
     )

@@ -60,6 +60,8 @@ class Assignment:
     """TUF target path of the payload this device should fetch; one of the manifest's."""
     key_wrap: bytes | None = None
     """HPKE-wrapped content key of a sealed payload."""
+    takes_back: AttemptId | None = None
+    """The attempt this one takes back: the device goes to the slot it still holds, nothing travels (ADR-0016)."""
 
     def custom(self, device_id: DeviceId) -> dict[str, Any]:
         """Return what is signed about this assignment beside length and digest."""
@@ -67,9 +69,11 @@ class Assignment:
             "v": ASSIGNMENT_VERSION,
             "device": device_id,
             "attempt_id": self.attempt_id,
-            "action": "install",
+            "action": "install" if self.takes_back is None else "revert",
             "payload": self.payload,
         }
+        if self.takes_back is not None:
+            value["takes_back"] = self.takes_back
         if self.key_wrap is not None:
             value["key_wrap"] = base64.b64encode(self.key_wrap).decode()
         return value

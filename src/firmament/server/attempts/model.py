@@ -24,6 +24,8 @@ class OpenAttempt:
     boot_id_before: str
     target: str
     manifest: Manifest
+    takes_back: AttemptId | None = None
+    """The attempt that this one takes back: the device goes to the slot it still holds."""
 
 
 @dataclass(frozen=True, slots=True)

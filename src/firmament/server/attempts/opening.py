@@ -24,7 +24,7 @@ class Origin:
 
     rollout_row: int | None = None
     rollout_id: str | None = None
-    takes_back: int | None = None
+    takes_back: str | None = None
 
 
 def open_attempt(  # one row, all of it
@@ -59,7 +59,14 @@ def open_attempt(  # one row, all of it
     ).fetchone()
     more = {"rollout_id": origin.rollout_id} if origin.rollout_id is not None else {}
     events.append(
-        connection, scope, Event.ATTEMPT_ASSIGNED, now, subject=device_id, attempt_id=attempt_id, release=release, **more
+        connection,
+        scope,
+        Event.ATTEMPT_ASSIGNED,
+        now,
+        subject=device_id,
+        attempt_id=attempt_id,
+        release=release,
+        **more,
     )
     return int(row["id"]), attempt_id
 

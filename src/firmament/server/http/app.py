@@ -47,6 +47,8 @@ from firmament.server.parts import Parts
 from firmament.server.payloads.store import BlobStore, ServerDisk
 from firmament.server.releases.generations import Generations
 from firmament.server.releases.service import Publisher
+from firmament.server.rollouts import board, loops
+from firmament.server.rollouts.board import Board
 from firmament.server.seen import LastSeen
 from firmament.server.signer_client import SignerClient
 from firmament.server.versions import ReplyVersions
@@ -163,6 +165,7 @@ class Server:
                 Rhythm(every_events=settings.checkpoint_every_events, interval_s=settings.checkpoint_interval_s),
             ),
             last_seen=LastSeen(),
+            board=Board(),
             address_limit=TokenBuckets(rate_per_s=settings.address_requests_per_s, burst=settings.address_burst),
             device_limit=TokenBuckets(rate_per_s=settings.device_requests_per_s, burst=settings.device_burst),
             enrolment_limit=TokenBuckets(rate_per_s=settings.enrolments_per_s, burst=settings.enrolment_burst),
@@ -183,6 +186,8 @@ class Server:
             (self._extend_horizon, HORIZON_CHECK_S),
             (self._refresh, REFRESH_CHECK_S),
             (self._checkpoint, CHECKPOINT_CHECK_S),
+            (self._roll_out, loops.INTERVAL_S),
+            (self._refresh_board, board.REFRESH_S),
         ):
             self._tasks.append(asyncio.create_task(_every(interval_s, work, parts)))
 
@@ -205,6 +210,17 @@ class Server:
 
     async def _checkpoint(self, parts: Parts) -> None:
         await parts.checkpoints.make_due()
+
+    async def _roll_out(self, parts: Parts) -> None:
+        now = self._clock.now()
+        # Chunk after chunk: others write in between.
+        for _ in range(loops.MAX_CHUNKS):
+            if not await parts.database.submit(lambda connection: loops.tick(connection, now)):
+                break
+        await self._refresh_board(parts)
+
+    async def _refresh_board(self, parts: Parts) -> None:
+        await parts.database.read(parts.board.refresh)
 
     async def _refresh(self, parts: Parts) -> None:
         await parts.publisher.refresh()

@@ -43,14 +43,16 @@ from firmament.server.http.messages import (
 )
 from firmament.server.inventory import service as inventory
 from firmament.server.reports import open_report
+from firmament.server.rollouts import offers
 from firmament.server.scope import of_device
 from firmament.trust.director import make_reply
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+    from datetime import datetime
     from typing import Any
 
-    from firmament.protocol.v1.messages import Report
+    from firmament.protocol.v1.messages import PollRequest, Report
     from firmament.server.authority import PeerIdentity
     from firmament.server.http.downloads import Downloads
     from firmament.server.http.messages import AsgiScope, Receive, Send
@@ -177,12 +179,17 @@ class DeviceApi:
         found = await parts.link_reader.find(peer.device_id)
         if found is None:
             raise UnauthenticatedError("This device is not enrolled here", device_id=peer.device_id)
-        device, attempt = found
+        device, attempt, target = found
         if device.identity_keyid != peer.keyid:
             raise ForbiddenError("The certificate is for another key than was enrolled", device_id=peer.device_id)
         device_link.require_enabled(device)
-        parts.last_seen.note(device.row_id, int(parts.clock.now().timestamp()), exchange.address)
-        return device, Session(device, attempt)
+        parts.last_seen.note(
+            device.row_id,
+            int(parts.clock.now().timestamp()),
+            exchange.address,
+            is_idle_poll=attempt is None and exchange.scope["path"] == paths.POLL,
+        )
+        return device, Session(device, attempt, target)
 
     async def _body(self, exchange: _Exchange) -> bytes:
         return await read_body(
@@ -202,6 +209,7 @@ class DeviceApi:
         device, session = await self._device(exchange)
         poll = decode_poll_request(await self._body(exchange))
         now = self._parts.clock.now()
+        session = await self._offered(session, poll, now)
         _, effects = device_link.on_poll(session, poll, intervals=self._intervals)
         reply = device_link.replies(effects)
         changes = [effect for effect in effects if effect is not reply]
@@ -220,6 +228,22 @@ class DeviceApi:
             poll_after_s=reply.poll_after_s,
         )
         await self._json(exchange, signed.to_json())
+
+    async def _offered(self, session: Session, poll: PollRequest, now: datetime) -> Session:
+        """Let the rollout that wants this device start it, if it may; then there is an open attempt."""
+        device, target = session.device, session.target
+        if target is None or session.attempt is not None:
+            return session
+        if not self._parts.board.may_begin(
+            target, sequence_number=poll.sequence_number, attributes=device.attributes, now=now
+        ):
+            return session
+        facts = offers.describe(device, poll)
+        has_begun = await self._parts.database.submit(
+            lambda connection: offers.begin(connection, device.row_id, facts, offers.polled(poll), now)
+        )
+        found = await self._parts.link_reader.find(device.device_id) if has_begun else None
+        return session if found is None else Session(*found)
 
     async def _version(self, device: Device, unix_s: int) -> int:
         parts = self._parts

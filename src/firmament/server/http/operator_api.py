@@ -12,6 +12,7 @@ from firmament.server.http.image_api import ImageApi
 from firmament.server.http.inventory_api import InventoryApi
 from firmament.server.http.people_api import PeopleApi
 from firmament.server.http.questions_api import QuestionsApi
+from firmament.server.http.rollout_api import RolloutApi
 
 if TYPE_CHECKING:
     from firmament.server.parts import Parts
@@ -22,5 +23,5 @@ class OperatorApi:
 
     def __init__(self, parts: Parts) -> None:
         self.router = APIRouter()
-        for kind in (PeopleApi, ImageApi, InventoryApi, FleetApi, QuestionsApi, EvidenceApi):
+        for kind in (PeopleApi, ImageApi, InventoryApi, RolloutApi, FleetApi, QuestionsApi, EvidenceApi):
             self.router.include_router(kind(parts).router)

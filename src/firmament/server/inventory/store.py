@@ -11,6 +11,8 @@ from firmament.errors import NotFoundError
 from firmament.server.attempts.machine import AttemptState
 from firmament.server.attempts.model import OpenAttempt
 from firmament.server.inventory.model import Device, DeviceRecord
+from firmament.server.rollouts.board import PendingTarget
+from firmament.server.rollouts.machine import TargetStatus
 
 if TYPE_CHECKING:
     from firmament.core.manifest import Manifest
@@ -20,18 +22,20 @@ if TYPE_CHECKING:
 LINK_QUERY: Final = """
 SELECT d.id, d.tenant_id, d.uid, p.name AS product, d.hardware, d.identity_keyid, d.disabled, d.version,
        d.sequence_number, d.image_digest, d.boot_id, d.attributes,
-       a.id AS attempt_row, a.uid AS attempt_uid, a.state, a.code, a.boot_id_before,
-       r.id AS release_row, r.target, r.manifest
+       a.id AS attempt_row, a.uid AS attempt_uid, a.state, a.code, a.boot_id_before, a.takes_back,
+       r.id AS release_row, r.target, r.manifest,
+       t.rollout_id AS target_rollout, t.wave AS target_wave, t.status AS target_status, t.not_before
 FROM device d
 JOIN product p ON p.id = d.product_id
 LEFT JOIN attempt a ON a.device_id = d.id AND a.active = 1
+LEFT JOIN rollout_target t ON t.device_id = d.id AND t.active = 1
 LEFT JOIN release r ON r.id = a.release_id AND r.withdrawn_at IS NULL
 WHERE d.uid = ?
 """
-"""The poll's one read: three look-ups by key (stack.md §3)."""
+"""The poll's one read: four look-ups by key (stack.md §3)."""
 
 ATTEMPT_QUERY: Final = """
-SELECT a.id AS attempt_row, a.uid AS attempt_uid, a.state, a.code, a.boot_id_before, a.device_id,
+SELECT a.id AS attempt_row, a.uid AS attempt_uid, a.state, a.code, a.boot_id_before, a.device_id, a.takes_back,
        r.id AS release_row, r.target, r.manifest
 FROM attempt a JOIN release r ON r.id = a.release_id WHERE a.uid = ?
 """
@@ -53,15 +57,20 @@ class LinkReader:
         self._database = database
         self._manifests: dict[int, Manifest] = {}
 
-    async def find(self, device_id: str) -> tuple[Device, OpenAttempt | None] | None:
-        """Return a device by the name in its certificate, and its open attempt."""
+    async def find(self, device_id: str) -> tuple[Device, OpenAttempt | None, PendingTarget | None] | None:
+        """Return a device by the name in its certificate, its open attempt, and the rollout that wants it."""
         row = await self._database.read(lambda connection: connection.execute(LINK_QUERY, (device_id,)).fetchone())
         if row is None:
             return None
         attempt = None
         if row["attempt_row"] is not None and row["release_row"] is not None:
             attempt = self._attempt(row)
-        return Device.of_row(row), attempt
+        target = None
+        if row["target_rollout"] is not None:
+            target = PendingTarget(
+                row["target_rollout"], row["target_wave"], TargetStatus(row["target_status"]), row["not_before"]
+            )
+        return Device.of_row(row), attempt, target
 
     async def attempt(self, attempt_id: str) -> tuple[OpenAttempt, int] | None:
         """Return any attempt and the row id of the device it belongs to."""
@@ -86,6 +95,7 @@ class LinkReader:
             boot_id_before=row["boot_id_before"],
             target=row["target"],
             manifest=self._manifest(row["release_row"], row["manifest"]),
+            takes_back=None if row["takes_back"] is None else AttemptId(row["takes_back"]),
         )
 
     def _manifest(self, release_row: int, data: bytes) -> Manifest:

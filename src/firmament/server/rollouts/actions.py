@@ -195,7 +195,7 @@ def act(
 def _require_second_person(scope: Scope, rollout: RolloutRecord) -> None:
     scope.require(Action.APPROVE)
     if rollout.created_by == scope.actor:
-        raise ForbiddenError("For so many devices somebody else must do it than who made the rollout", actor=scope.actor)
+        raise ForbiddenError("So many devices need another person than who made the rollout", actor=scope.actor)
 
 
 def _rule(action: str) -> _Rule:
@@ -338,7 +338,8 @@ def _retry_failed(
     connection: Connection, scope: Scope, rollout: RolloutRecord, request: Request, now: datetime
 ) -> None:
     rows = connection.execute(
-        "SELECT * FROM rollout_target WHERE rollout_id = ? AND status IN ('failed', 'silent') ORDER BY device_id LIMIT ?",
+        "SELECT * FROM rollout_target WHERE rollout_id = ? AND status IN ('failed', 'silent') "
+        "ORDER BY device_id LIMIT ?",
         (rollout.row_id, MAX_RETRIED),
     ).fetchall()
     for row in rows:
@@ -358,15 +359,11 @@ def _retry_failed(
     )
 
 
-def _acknowledge(
-    connection: Connection, scope: Scope, rollout: RolloutRecord, request: Request, now: datetime
-) -> None:
+def _acknowledge(connection: Connection, scope: Scope, rollout: RolloutRecord, request: Request, now: datetime) -> None:
     if rollout.halt is None:
         raise ConflictError("Nothing was stopped", state=rollout.state.value)
     connection.execute("UPDATE rollout SET acknowledged_by = ? WHERE id = ?", (scope.actor, rollout.row_id))
-    events.append(
-        connection, scope, Event.ROLLOUT_ACKNOWLEDGED, now, subject=rollout.rollout_id, reason=request.reason
-    )
+    events.append(connection, scope, Event.ROLLOUT_ACKNOWLEDGED, now, subject=rollout.rollout_id, reason=request.reason)
 
 
 _ACTIONS: Final[dict[str, Callable[[Connection, Scope, RolloutRecord, Request, datetime], None]]] = {

@@ -52,7 +52,11 @@ def ask_why(connection: Connection, scope: Scope, device_id: str, release: str |
             raise NotFoundError("No rollout wants this device; name a release", device_id=device_id)
         rollout: RolloutRecord | None = by_row(connection, active.rollout_id)
         assert rollout is not None  # a target has one
-        manifest, is_withdrawn, release_row = decode_manifest(rollout.manifest), rollout.is_withdrawn, rollout.release_id
+        manifest, is_withdrawn, release_row = (
+            decode_manifest(rollout.manifest),
+            rollout.is_withdrawn,
+            rollout.release_id,
+        )
         target: Target | None = active
     else:
         manifest, is_withdrawn, release_row = _release(connection, scope, release)

@@ -17,8 +17,8 @@ from firmament.server.inventory.store import decode_manifest
 from firmament.server.rollouts.machine import RolloutEvent, RolloutState, TargetStatus, WaveState
 from firmament.server.rollouts.model import WaveSpec, boundaries, propose_waves
 from firmament.server.rollouts.selection import select
-from firmament.server.rollouts.store import RolloutRecord, by_row, move_rollout
 from firmament.server.rollouts.stop import engine_scope
+from firmament.server.rollouts.store import RolloutRecord, by_row, move_rollout
 from firmament.server.rollouts.targets import add_count
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ def _select_chunk(connection: Connection, rollout: RolloutRecord, now: datetime)
         if not row["rule"]
     ]
     connection.executemany(
-        "INSERT INTO rollout_target(rollout_id, device_id, tenant_id, wave, place, status, source, site_id, gateway_id, "
-        "updated_at) VALUES (?, ?, ?, 0, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO rollout_target(rollout_id, device_id, tenant_id, wave, place, status, source, site_id, "
+        "gateway_id, updated_at) VALUES (?, ?, ?, 0, ?, ?, ?, ?, ?, ?)",
         chosen_rows,
     )
     excluded = Counter(row["rule"] for row in rows if row["rule"])
@@ -202,8 +202,8 @@ def add_late(connection: Connection, rollout: RolloutRecord, now: datetime) -> i
     ).fetchone()["n"]
     late = [row for row in rows if not row["rule"] and not row["known"]]
     connection.executemany(
-        "INSERT INTO rollout_target(rollout_id, device_id, tenant_id, wave, place, status, source, site_id, gateway_id, "
-        "updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO rollout_target(rollout_id, device_id, tenant_id, wave, place, status, source, site_id, "
+        "gateway_id, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
             (
                 rollout.row_id,
@@ -235,5 +235,3 @@ def start_if_due(connection: Connection, rollout: RolloutRecord, now: datetime) 
     if rollout.state is RolloutState.SCHEDULED and now.timestamp() >= rollout.start_at:
         return move_rollout(connection, engine_scope(rollout.tenant_id), rollout, RolloutEvent.START, now)
     return by_row(connection, rollout.row_id)
-
-

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from firmament.server.attempts.machine import AttemptState
 from firmament.server.rollouts.decide import (
     Code,
     deadline,
@@ -19,6 +18,7 @@ from firmament.server.rollouts.store import RolloutRecord, by_row
 from firmament.server.rollouts.targets import Target, find_target, move_target
 
 if TYPE_CHECKING:
+    from firmament.server.attempts.machine import AttemptState
     from datetime import datetime
 
     from firmament.server.database.port import Connection
@@ -103,9 +103,7 @@ def send_back(connection: Connection, rollout: RolloutRecord, target: Target, no
     move_target(connection, target, TargetStatus.REVERTING, now_s=now_s, deadline=until)
 
 
-def _went_back(
-    connection: Connection, target: Target, state: AttemptState, code: str, now: datetime
-) -> None:
+def _went_back(connection: Connection, target: Target, state: AttemptState, code: str, now: datetime) -> None:
     to = reverting_status(state)
     if to is None:
         return
@@ -121,12 +119,10 @@ def on_taken_back(
     target = find_target(connection, rollout_row, device_row)
     if target is None or target.attempt_id != attempt_row:
         return
-    move_target(
-        connection, target, TargetStatus.SKIPPED, now_s=int(now.timestamp()), code=Code.OTHER_RELEASE.value
-    )
+    move_target(connection, target, TargetStatus.SKIPPED, now_s=int(now.timestamp()), code=Code.OTHER_RELEASE.value)
 
 
 def rhythm(connection: Connection, device_row: int) -> int | None:
     """Return how often a device asks when it has nothing to do, None before it was heard twice."""
-    row = connection.execute("SELECT interval_s FROM device_rhythm WHERE device_id = ?", (device_row,)).fetchone()
+    row = connection.execute("SELECT interval_s FROM device_seen WHERE device_id = ?", (device_row,)).fetchone()
     return None if row is None or row["interval_s"] == 0 else int(row["interval_s"])

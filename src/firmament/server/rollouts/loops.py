@@ -57,6 +57,8 @@ if TYPE_CHECKING:
 
 INTERVAL_S: Final = 5.0
 """Gates read counters only: O(waves), not O(devices) (stack.md §3)."""
+MAX_CHUNKS: Final = 2000
+"""In one round; what is left goes on in the next. Two million targets are written in one round."""
 MAX_ROLLOUTS: Final = 500
 DEADLINE_CHUNK: Final = 500
 SAMPLE_EVERY_S: Final = 60
@@ -67,7 +69,8 @@ HEALTH_SAMPLE: Final = 20_000
 def tick(connection: Connection, now: datetime) -> bool:
     """Do one chunk for every rollout that needs one; return whether somebody wants more at once."""
     rows = connection.execute(
-        f"{SELECT} WHERE r.state IN ({', '.join('?' * len(LIVE))}) OR (r.ended_at IS NOT NULL AND r.fill_step <> 'over') "
+        f"{SELECT} WHERE r.state IN ({', '.join('?' * len(LIVE))}) "
+        "OR (r.ended_at IS NOT NULL AND r.fill_step <> 'over') "
         "ORDER BY r.id LIMIT ?",
         (*(state.value for state in sorted(LIVE)), MAX_ROLLOUTS),
     ).fetchall()
@@ -153,9 +156,7 @@ def open_wave(connection: Connection, rollout: RolloutRecord, number: int, now: 
     )
     set_gate(connection, rollout.row_id, number)
     move_rollout(connection, scope, rollout, RolloutEvent.OPEN_WAVE, now, code=Code.WAITING_FOR_DEVICES.value)
-    events.append(
-        connection, scope, Event.WAVE_OPENED, now, subject=rollout.rollout_id, wave=number, reason=reason
-    )
+    events.append(connection, scope, Event.WAVE_OPENED, now, subject=rollout.rollout_id, wave=number, reason=reason)
 
 
 def _close_wave(connection: Connection, rollout: RolloutRecord, number: int, hold_until: int, now: datetime) -> None:

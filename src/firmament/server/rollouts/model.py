@@ -188,9 +188,7 @@ def decode_policy(fields: Fields) -> Policy:
                 for name in ("total", "per_site", "per_gateway", "starts_per_minute")
             }
         ),
-        windows=tuple(
-            Window.decode(item) for item in fields.objects("windows", max_items=MAX_WINDOWS, optional=True)
-        ),
+        windows=tuple(Window.decode(item) for item in fields.objects("windows", max_items=MAX_WINDOWS, optional=True)),
         default_zone=zone,
         old_stock=_decode_old_stock(fields),
         dynamic=fields.boolean("dynamic", default=False),
@@ -328,7 +326,9 @@ def _wave_json(wave: WaveSpec) -> dict[str, Any]:
 
 def _without_none(value: dict[str, Any]) -> dict[str, Any]:
     return {
-        name: _without_none(item) if isinstance(item, dict) else item for name, item in value.items() if item is not None
+        name: _without_none(item) if isinstance(item, dict) else item
+        for name, item in value.items()
+        if item is not None
     }
 
 

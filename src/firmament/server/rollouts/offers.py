@@ -21,18 +21,43 @@ from firmament.server.rollouts.targets import (
     set_code,
     take_slot,
 )
-from firmament.server.rollouts.why import PERMANENT, PollFacts, Question, Verdict, first_missing, is_old_stock
+from firmament.server.rollouts.why import (
+    PERMANENT,
+    DeviceFacts,
+    PollFacts,
+    Question,
+    Verdict,
+    first_missing,
+    is_old_stock,
+)
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from firmament.protocol.v1.messages import PollRequest
     from firmament.server.database.port import Connection
-    from firmament.server.rollouts.why import DeviceFacts
+    from firmament.server.inventory.model import Device
 
 
-def begin(
-    connection: Connection, device_row: int, device: DeviceFacts, poll: PollFacts, now: datetime
-) -> bool:
+def describe(device: Device, poll: PollRequest) -> DeviceFacts:
+    """Return a device as the rules see it: what it says now, not what was stored."""
+    return DeviceFacts(
+        device_id=device.device_id,
+        product=device.product,
+        hardware=device.hardware,
+        sequence_number=poll.sequence_number,
+        version=poll.version,
+        is_disabled=device.is_disabled,
+        attributes=poll.attributes,
+    )
+
+
+def polled(poll: PollRequest) -> PollFacts:
+    """Return what a device that polls can take."""
+    return PollFacts(poll.agent_level, poll.methods, poll.image_digest)
+
+
+def begin(connection: Connection, device_row: int, device: DeviceFacts, poll: PollFacts, now: datetime) -> bool:
     """Open the attempt that a rollout wants for a device that polls; return whether there is one now.
 
     Decides everything again inside the transaction: between the poll's look and this one the
@@ -62,9 +87,7 @@ def begin(
     return _start(connection, target, rollout, question, now)
 
 
-def _start(
-    connection: Connection, target: Target, rollout: RolloutRecord, question: Question, now: datetime
-) -> bool:
+def _start(connection: Connection, target: Target, rollout: RolloutRecord, question: Question, now: datetime) -> bool:
     now_s, policy, device = int(now.timestamp()), rollout.policy, question.device
     room = _room(question, target)
     slot = take_slot(connection, target, room, now_s=now_s)
@@ -85,9 +108,7 @@ def _start(
         target,
         TargetStatus.OFFERED,
         now_s=now_s,
-        deadline=deadline(
-            policy, TargetStatus.OFFERED, now_s=now_s, interval_s=rhythm(connection, target.device_id)
-        ),
+        deadline=deadline(policy, TargetStatus.OFFERED, now_s=now_s, interval_s=rhythm(connection, target.device_id)),
         attempt_id=attempt_row,
         counts_a_try=True,
         source=device.version,
@@ -151,7 +172,7 @@ def _begin_way_back(connection: Connection, target: Target, device: DeviceFacts,
     return True
 
 
-def _install_of(connection: Connection, attempt_row: int) -> int:
+def _install_of(connection: Connection, attempt_row: int) -> str:
     """Return the attempt that installed the release; a way back that was tried before names it."""
-    row = connection.execute("SELECT takes_back FROM attempt WHERE id = ?", (attempt_row,)).fetchone()
-    return attempt_row if row["takes_back"] is None else int(row["takes_back"])
+    row = connection.execute("SELECT uid, takes_back FROM attempt WHERE id = ?", (attempt_row,)).fetchone()
+    return str(row["takes_back"] or row["uid"])

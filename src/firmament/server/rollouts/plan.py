@@ -46,9 +46,7 @@ def make_plan(
     scope.require(Action.READ)
     row = find_release(connection, scope, release)
     manifest = decode_manifest(bytes(row["manifest"]))
-    chosen = select(
-        connection, scope, selector=selector, manifest=manifest, release_row=row["id"], now=now
-    )
+    chosen = select(connection, scope, selector=selector, manifest=manifest, release_row=row["id"], now=now)
     by_rule = count_by_rule(connection, chosen)
     total = by_rule.pop("", 0)
     sources = _sources(connection, chosen, manifest)
@@ -97,9 +95,7 @@ def blockers(*, is_withdrawn: bool, total: int, release: str) -> list[dict[str, 
     return found
 
 
-def _warnings(
-    manifest: Manifest, policy: Policy, waves: Sequence[dict[str, Any]], total: int
-) -> list[dict[str, str]]:
+def _warnings(manifest: Manifest, policy: Policy, waves: Sequence[dict[str, Any]], total: int) -> list[dict[str, str]]:
     found = []
     if policy.on_stop is OnStop.REVERT and manifest.revertible_to is None:
         found.append(

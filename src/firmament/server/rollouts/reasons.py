@@ -92,7 +92,8 @@ def _facts(connection: Connection, rollout: RolloutRecord, statuses: list[Any], 
     """Count the properties of some finished devices."""
     rows = connection.execute(
         "SELECT d.id, d.hardware, t.source, y.name AS site FROM rollout_target t JOIN device d ON d.id = t.device_id "
-        f"LEFT JOIN site y ON y.id = t.site_id WHERE t.rollout_id = ? AND t.status IN ({', '.join('?' * len(statuses))}) "
+        "LEFT JOIN site y ON y.id = t.site_id WHERE t.rollout_id = ? "
+        f"AND t.status IN ({', '.join('?' * len(statuses))}) "
         "AND (CAST(? AS TEXT) IS NULL OR t.code = ?) ORDER BY t.device_id LIMIT ?",
         (rollout.row_id, *(status.value for status in statuses), code, code, MAX_COMPARED),
     ).fetchall()

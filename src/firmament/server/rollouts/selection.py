@@ -32,6 +32,12 @@ SENTENCES: Final[dict[str, tuple[str, str]]] = {
 }
 
 
+_BUSY: Final = (
+    "EXISTS (SELECT 1 FROM rollout_target t WHERE t.device_id = d.id AND t.active = 1 AND t.rollout_id <> ?) "
+    "OR EXISTS (SELECT 1 FROM attempt a WHERE a.device_id = d.id AND a.active = 1)"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
     """The matching devices, and a CASE that names the first rule that leaves one out ('' for a target)."""
@@ -63,12 +69,7 @@ def select(
             (release_row,),
         ),
         ("not-quarantined", "EXISTS (SELECT 1 FROM device_quarantine q WHERE q.device_id = d.id)", ()),
-        (
-            "free",
-            "EXISTS (SELECT 1 FROM rollout_target t WHERE t.device_id = d.id AND t.active = 1 AND t.rollout_id <> ?) "
-            "OR EXISTS (SELECT 1 FROM attempt a WHERE a.device_id = d.id AND a.active = 1)",
-            (rollout_row or 0,),
-        ),
+        ("free", _BUSY, (rollout_row or 0,)),
     ]
     precursors = [str(payload.precursor_digest) for payload in manifest.payloads if payload.precursor_digest]
     if all(payload.precursor_digest for payload in manifest.payloads):

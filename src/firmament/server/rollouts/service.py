@@ -53,7 +53,9 @@ def create(  # what a person fills in
     check(name, NAME, what="The rollout's name")
     plan = make_plan(connection, scope, release=release, selector=selector, policy=policy, now=now)
     if expect_count is not None and expect_count != plan["count"]:
-        raise ConflictError("Another number of devices would be reached now", expected=expect_count, found=plan["count"])
+        raise ConflictError(
+            "Another number of devices would be reached now", expected=expect_count, found=plan["count"]
+        )
     row = find_release(connection, scope, release)
     rollout = insert_rollout(
         connection,

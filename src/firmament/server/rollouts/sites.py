@@ -97,9 +97,7 @@ def _bring_back(connection: Connection, rollout: RolloutRecord, targets: list[Ta
                 code=Code.SITE.value,
             )
         elif target.status in {TargetStatus.WAITING, TargetStatus.POSTPONED}:
-            move_target(
-                connection, target, TargetStatus.SKIPPED, now_s=int(now.timestamp()), code=Code.SITE.value
-            )
+            move_target(connection, target, TargetStatus.SKIPPED, now_s=int(now.timestamp()), code=Code.SITE.value)
 
 
 def _set_state(

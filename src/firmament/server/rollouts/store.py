@@ -7,7 +7,6 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from firmament.core import canonical
 from firmament.errors import ConflictError, NotFoundError
 from firmament.server import events
 from firmament.server.events import Event
@@ -148,7 +147,8 @@ def waves_of(connection: Connection, rollout_row: int) -> list[WaveView]:
     """Return the waves with their counts, in order."""
     counts = counters(connection, rollout_row)
     rows = connection.execute(
-        "SELECT number, state, opened_at, hold_until, forgiven_failed, forgiven_finished FROM rollout_wave WHERE rollout_id = ? ORDER BY number",
+        "SELECT number, state, opened_at, hold_until, forgiven_failed, forgiven_finished "
+        "FROM rollout_wave WHERE rollout_id = ? ORDER BY number",
         (rollout_row,),
     )
     return [
@@ -268,5 +268,3 @@ def insert_rollout(  # one row, all of it
         (row["id"], EVERYTHING, scope.tenant_id),
     )
     return by_row(connection, row["id"])
-
-

@@ -83,9 +83,7 @@ def find_target(connection: Connection, rollout_id: int, device_id: int) -> Targ
 
 def active_target(connection: Connection, device_id: int) -> Target | None:
     """Return the one target that still wants something of a device."""
-    row = connection.execute(
-        "SELECT * FROM rollout_target WHERE device_id = ? AND active = 1", (device_id,)
-    ).fetchone()
+    row = connection.execute("SELECT * FROM rollout_target WHERE device_id = ? AND active = 1", (device_id,)).fetchone()
     return None if row is None else Target.of_row(row)
 
 

@@ -121,9 +121,7 @@ def _gate(rollout: RolloutRecord, waves: list[WaveView]) -> dict[str, Any]:
     }
 
 
-def _halt(
-    connection: Connection, scope: Scope, rollout: RolloutRecord, waves: list[WaveView]
-) -> dict[str, Any] | None:
+def _halt(connection: Connection, scope: Scope, rollout: RolloutRecord, waves: list[WaveView]) -> dict[str, Any] | None:
     if rollout.halt is None:
         return None
     stored = rollout.halt

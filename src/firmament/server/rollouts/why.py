@@ -187,7 +187,9 @@ def _agent(q: Question) -> Finding | None:
         return None
     facts = {"level": q.poll.agent_level, "needed": q.manifest.requires.min_agent}
     if q.poll.agent_level < q.manifest.requires.min_agent:
-        return Finding("agent", Verdict.BLOCK, "The agent is too old for this release.", facts, "Update the agent first.")
+        return Finding(
+            "agent", Verdict.BLOCK, "The agent is too old for this release.", facts, "Update the agent first."
+        )
     return Finding("agent", Verdict.PASS, "The agent is new enough.", facts)
 
 
@@ -233,7 +235,10 @@ def _free(q: Question) -> Finding:
 def _targeted(q: Question) -> Finding:
     if q.rollout is None or q.target is None:
         return Finding(
-            "in-rollout", Verdict.BLOCK, "No rollout brings this release to this device.", hint="Make one, or assign it."
+            "in-rollout",
+            Verdict.BLOCK,
+            "No rollout brings this release to this device.",
+            hint="Make one, or assign it.",
         )
     facts = {"rollout_id": q.rollout.rollout_id, "name": q.rollout.name, "status": q.target.status.value}
     return Finding("in-rollout", Verdict.PASS, f"The rollout “{q.rollout.name}” brings it.", facts)
@@ -336,7 +341,9 @@ def _room(q: Question) -> Finding | None:
         used = q.rollout.in_flight.get(scope, 0)
         if limit is not None and used >= limit:
             facts = {"limit": name, "in_flight": used, "most": limit}
-            return Finding("room", Verdict.WAIT, f"As many as may be are on the way ({name}: {used} of {limit}).", facts)
+            return Finding(
+                "room", Verdict.WAIT, f"As many as may be are on the way ({name}: {used} of {limit}).", facts
+            )
     rate = caps.starts_per_minute
     if rate is not None and q.rollout.started_this_minute >= rate:
         facts = {"limit": "starts per minute", "most": rate}

@@ -86,12 +86,12 @@ def zone_named(name: str) -> tzinfo:
     """Return a zone by its IANA name; raises MalformedError for one that is not known here."""
     if name == "UTC":
         return UTC
+    if not _ZONE.fullmatch(name):
+        raise MalformedError("The time zone is not well formed", zone=name[:64])
     try:
-        if not _ZONE.fullmatch(name):
-            raise ValueError(name)
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise MalformedError("The time zone is not known here", zone=name[:64]) from error
+        raise MalformedError("The time zone is not known here", zone=name) from error
 
 
 def zone_or(name: str | None, default: tzinfo) -> tzinfo:

@@ -99,8 +99,14 @@ device_seen: Final = Table(
     Column("device_id", Integer, ForeignKey("device.id"), primary_key=True),
     Column("last_seen", BigInteger, nullable=False),
     Column("address", Text, nullable=False),
+    Column("last_poll", BigInteger, nullable=False, server_default="0"),
+    Column("interval_s", Integer, nullable=False, server_default="0"),
 )
-"""Narrow and write-behind: the only row that a usual poll changes."""
+"""Narrow and write-behind: the only row that a usual poll changes.
+
+`interval_s` is how often the device asks when it has nothing to do, a running mean; 0 until it
+was heard twice.
+"""
 
 attempt: Final = Table(
     "attempt",
@@ -120,7 +126,7 @@ attempt: Final = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Column("rollout_id", Integer),
-    Column("takes_back", Integer),
+    Column("takes_back", Text),
 )
 Index("ix_attempt_device", attempt.c.device_id, attempt.c.id)
 Index("uq_attempt_active", attempt.c.device_id, unique=True, sqlite_where=text("active = 1"))

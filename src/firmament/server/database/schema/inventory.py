@@ -56,15 +56,6 @@ Index("ix_device_place_site", device_place.c.site_id, device_place.c.device_id)
 Index("ix_device_place_gateway", device_place.c.gateway_id, device_place.c.device_id)
 """Where a device is: its site, and the device that speaks for it."""
 
-device_rhythm: Final = Table(
-    "device_rhythm",
-    metadata,
-    Column("device_id", Integer, ForeignKey("device.id"), primary_key=True),
-    Column("last_poll", BigInteger, nullable=False),
-    Column("interval_s", Integer, nullable=False),
-)
-"""How often a device asks when it has nothing to do; written behind, as `device_seen` is."""
-
 device_group: Final = Table(
     "device_group",
     metadata,

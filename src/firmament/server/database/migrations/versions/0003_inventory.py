@@ -103,14 +103,8 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["device_id"], ["device.id"], name=op.f("fk_device_quarantine_device_id")),
         sa.PrimaryKeyConstraint("device_id", name=op.f("pk_device_quarantine")),
     )
-    op.create_table(
-        "device_rhythm",
-        sa.Column("device_id", sa.Integer(), nullable=False),
-        sa.Column("last_poll", sa.BigInteger(), nullable=False),
-        sa.Column("interval_s", sa.Integer(), nullable=False),
-        sa.ForeignKeyConstraint(["device_id"], ["device.id"], name=op.f("fk_device_rhythm_device_id")),
-        sa.PrimaryKeyConstraint("device_id", name=op.f("pk_device_rhythm")),
-    )
+    op.add_column("device_seen", sa.Column("last_poll", sa.BigInteger(), server_default="0", nullable=False))
+    op.add_column("device_seen", sa.Column("interval_s", sa.Integer(), server_default="0", nullable=False))
     op.create_table(
         "device_tag",
         sa.Column("device_id", sa.Integer(), nullable=False),

@@ -182,4 +182,4 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("rollout_id", "number", name=op.f("pk_rollout_wave")),
     )
     op.add_column("attempt", sa.Column("rollout_id", sa.Integer(), nullable=True))
-    op.add_column("attempt", sa.Column("takes_back", sa.Integer(), nullable=True))
+    op.add_column("attempt", sa.Column("takes_back", sa.Text(), nullable=True))
