@@ -240,18 +240,10 @@ def start(connection: Connection, scope: Scope, rollout: RolloutRecord, request:
     if problem:
         raise ConflictError(problem[0]["message"].rstrip("."), code=problem[0]["code"])
     event = RolloutEvent.ASK_APPROVAL if needs_approval(rollout.policy, total) else RolloutEvent.SCHEDULE
-    if event is RolloutEvent.SCHEDULE:
-        _forget_plan(connection, rollout)
     move_rollout(connection, scope, rollout, event, now, reason=request.reason)
 
 
-def _forget_plan(connection: Connection, rollout: RolloutRecord) -> None:
-    # A draft's total is the plan's; the targets are counted as they are written.
-    connection.execute("UPDATE rollout SET total = 0 WHERE id = ?", (rollout.row_id,))
-
-
 def _approve(connection: Connection, scope: Scope, rollout: RolloutRecord, request: Request, now: datetime) -> None:
-    _forget_plan(connection, rollout)
     move_rollout(connection, scope, rollout, RolloutEvent.APPROVE, now, reason=request.reason)
     connection.execute("UPDATE rollout SET decided_by = ? WHERE id = ?", (scope.actor, rollout.row_id))
 

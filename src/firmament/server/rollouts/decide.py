@@ -273,7 +273,7 @@ def may_retry(state: AttemptState, code: str, *, tries: int, budget: int) -> boo
 
 def retry_at(now_s: int, tries: int) -> int:
     """Return when a failed fetch is offered again."""
-    return now_s + RETRY_AFTER_S * 2 ** min(tries - 1, 10)
+    return now_s + int(RETRY_AFTER_S * 2 ** min(tries - 1, 10))
 
 
 def silence_s(policy: Policy, interval_s: int | None) -> int:

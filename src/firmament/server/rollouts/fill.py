@@ -93,7 +93,8 @@ def _select_chunk(connection: Connection, rollout: RolloutRecord, now: datetime)
             "ON CONFLICT(rollout_id, rule) DO UPDATE SET n = rollout_excluded.n + excluded.n",
             (rollout.row_id, rule, rollout.tenant_id, n),
         )
-    total = rollout.total + len(chosen_rows)
+    # Before the first chunk the total is the plan's.
+    total = (rollout.total if rollout.fill_cursor else 0) + len(chosen_rows)
     is_last = len(rows) < CHUNK
     connection.execute(
         "UPDATE rollout SET total = ?, fill_cursor = ?, fill_step = ?, revision = revision + 1 WHERE id = ?",

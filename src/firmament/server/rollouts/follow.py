@@ -18,9 +18,9 @@ from firmament.server.rollouts.store import RolloutRecord, by_row
 from firmament.server.rollouts.targets import Target, find_target, move_target
 
 if TYPE_CHECKING:
-    from firmament.server.attempts.machine import AttemptState
     from datetime import datetime
 
+    from firmament.server.attempts.machine import AttemptState
     from firmament.server.database.port import Connection
 
 
