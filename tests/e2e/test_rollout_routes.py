@@ -79,7 +79,10 @@ def test_the_whole_story_of_a_rollout(world):
     shown = wait_for(show, lambda shown: shown["state"] == "reverted")
     assert shown["counts"] == {"went-back": 1, "failed": 1}
     timeline = admin.ask("GET", f"/api/v1/devices/{good.device_id}/timeline").json["entries"]
-    assert [(entry["kind"], entry["status"]) for entry in timeline] == [("revert", "confirmed"), ("attempt", "confirmed")]
+    assert [(entry["kind"], entry["status"]) for entry in timeline] == [
+        ("revert", "confirmed"),
+        ("attempt", "confirmed"),
+    ]
     listed = admin.ask("GET", "/api/v1/rollouts", fields={"state": "reverted"}).json["rollouts"]
     assert [item["rollout_id"] for item in listed] == [made.json["rollout_id"]]
     assert admin.ask("GET", f"{path}/series").json["limit_ratio"] == 0.6

@@ -42,6 +42,13 @@ class Caps(TypedDict):
     starts_per_minute: int | None
 
 
+class OldStock(TypedDict):
+    """Devices below a sequence number, in a lane of their own."""
+
+    sequence_below: int
+    max_in_flight: int
+
+
 class Window(TypedDict):
     """When devices may start, on their own clock; an `end` before `start` goes past midnight."""
 
@@ -56,16 +63,19 @@ class Policy(TypedDict):
     waves: list[WaveRequest]
     hold_s: int
     wait_for: str
+    advance: str
     gate: Gate
     caps: Caps
     windows: list[Window]
     default_zone: str
-    priority: int
+    old_stock: OldStock | None
     dynamic: bool
     on_stop: str
     retry_budget: int
     answer_s: int
     finish_s: int
+    patience_s: int
+    lifetime_s: int
     site_commit_s: int | None
     approval_above: int | None
 
