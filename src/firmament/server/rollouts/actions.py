@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 SECOND_PERSON_ABOVE: Final = 1000
 """Resuming after a halt, skipping a gate and reverting more devices than this need an approver."""
+_DECISIONS: Final = frozenset({"approve", "deny"})
 MAX_RETRIED: Final = 5000
 MAX_EXCLUDED: Final = 50_000
 MAX_REASON: Final = 500
@@ -97,34 +98,32 @@ def _say_stop(counts: Counts) -> str:
 
 RULES: Final[dict[str, _Rule]] = {
     "start": _Rule(
-        RolloutEvent.SCHEDULE, Action.ROLL_OUT, _not_started, lambda r, _: f"Start {r.release} for its targets."
+        RolloutEvent.SCHEDULE, Action.START_ROLLOUT, _not_started, lambda r, _: f"Start {r.release} for its targets."
     ),
     "approve": _Rule(
         RolloutEvent.APPROVE, Action.APPROVE, _not_started, lambda r, _: f"Let {r.release} begin as planned."
     ),
     "deny": _Rule(RolloutEvent.DENY, Action.APPROVE, _not_started, lambda *_: "Nothing starts.", always_reason=True),
-    "pause": _Rule(
-        RolloutEvent.PAUSE, Action.ROLL_OUT, _not_started, lambda _, c: f"No new device starts. {_say_stop(c)}"
-    ),
+    "pause": _Rule(RolloutEvent.PAUSE, Action.STOP, _not_started, lambda _, c: f"No new device starts. {_say_stop(c)}"),
     "resume": _Rule(
         RolloutEvent.RESUME,
-        Action.ROLL_OUT,
+        Action.START_ROLLOUT,
         _not_started,
         lambda _, c: f"{_not_started(c)} devices go on getting it, wave by wave.",
         risky_after_halt=True,
     ),
     "next-wave": _Rule(
         RolloutEvent.OPEN_WAVE,
-        Action.ROLL_OUT,
+        Action.START_ROLLOUT,
         _not_started,
         lambda *_: "The next wave opens now, whatever is still waited for.",
         risky_after_halt=True,
         always_reason=True,
     ),
-    "abort": _Rule(RolloutEvent.ABORT, Action.ROLL_OUT, _not_started, lambda _, c: f"It ends here. {_say_stop(c)}"),
+    "abort": _Rule(RolloutEvent.ABORT, Action.STOP, _not_started, lambda _, c: f"It ends here. {_say_stop(c)}"),
     "revert": _Rule(
         RolloutEvent.REVERT,
-        Action.ROLL_OUT,
+        Action.REVERT,
         _updated,
         lambda _, c: f"{_updated(c)} updated devices go back to the slot they still hold, without a download.",
         risky_after_halt=True,
@@ -132,12 +131,12 @@ RULES: Final[dict[str, _Rule]] = {
     ),
     "retry-failed": _Rule(
         None,
-        Action.ROLL_OUT,
+        Action.START_ROLLOUT,
         _failed,
         lambda _, c: f"{_failed(c)} failed devices are offered it again.",
         always_reason=True,
     ),
-    "acknowledge": _Rule(None, Action.ROLL_OUT, lambda _: 0, lambda *_: "Others see that you look after it."),
+    "acknowledge": _Rule(None, Action.STOP, lambda _: 0, lambda *_: "Others see that you look after it."),
 }
 
 
@@ -183,8 +182,8 @@ def act(
         raise ConflictError("Another number of devices is concerned now", found=rule.count(counts))
     if _needs_reason(rollout, rule) and not request.reason.strip():
         raise MalformedError("This action needs a reason", action=action)
-    if action in {"approve", "deny"} and rollout.created_by == scope.actor:
-        raise ForbiddenError("Nobody approves what they made", actor=scope.actor)
+    if action in _DECISIONS:
+        scope.require_second_person(rollout.created_by)
     if _needs_second_person(rollout, rule, counts):
         _require_second_person(scope, rollout)
     _ACTIONS[action](connection, scope, rollout, request, now)
@@ -194,8 +193,7 @@ def act(
 
 def _require_second_person(scope: Scope, rollout: RolloutRecord) -> None:
     scope.require(Action.APPROVE)
-    if rollout.created_by == scope.actor:
-        raise ForbiddenError("So many devices need another person than who made the rollout", actor=scope.actor)
+    scope.require_second_person(rollout.created_by)
 
 
 def _rule(action: str) -> _Rule:
@@ -219,10 +217,10 @@ def _why_not(scope: Scope, rollout: RolloutRecord, action: str, rule: _Rule, cou
         scope.require(rule.needs, product=rollout.product)
         if _needs_second_person(rollout, rule, counts):
             _require_second_person(scope, rollout)
+        if action in _DECISIONS:
+            scope.require_second_person(rollout.created_by)
     except ForbiddenError as error:
         return error.problem
-    if action in {"approve", "deny"} and rollout.created_by == scope.actor:
-        return "Nobody approves what they made"
     if rule.event is not None and after(rollout.state, rule.event) is None:
         return f"The rollout is {rollout.state.value}"
     if action == "revert" and rule.count(counts) == 0:

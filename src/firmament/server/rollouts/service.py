@@ -49,7 +49,7 @@ def create(  # what a person fills in
     blocks the start; NotFoundError, MalformedError, ForbiddenError.
     """
     product = release.partition("/")[0]
-    scope.require(Action.ROLL_OUT, product=product)
+    scope.require(Action.START_ROLLOUT, product=product)
     check(name, NAME, what="The rollout's name")
     plan = make_plan(connection, scope, release=release, selector=selector, policy=policy, now=now)
     if expect_count is not None and expect_count != plan["count"]:

@@ -4,7 +4,7 @@ import pytest
 from support.rollout_world import ADMIN, APPROVER, OPERATOR, rollout_world
 
 from firmament.core.manifest import Requires
-from firmament.errors import ConflictError, ForbiddenError, MalformedError
+from firmament.errors import ConflictError, ForbiddenError, MalformedError, SecondPersonError
 from firmament.server.attempts import service as attempts
 from firmament.server.rollouts import actions, facts, plan, service, why
 from firmament.server.rollouts.model import (
@@ -269,7 +269,7 @@ def test_a_second_person_approves_and_never_the_creator(world):
     assert poll_all(world) == []
     with pytest.raises(ForbiddenError):
         world.act(rollout_id, "approve", scope=OPERATOR)
-    with pytest.raises(ForbiddenError):
+    with pytest.raises(SecondPersonError):
         world.act(rollout_id, "approve", scope=Scope(1, OPERATOR.actor, Role.ADMIN))
     world.act(rollout_id, "approve", scope=APPROVER)
     world.tick()
