@@ -119,6 +119,18 @@ def test_46_an_older_signed_image(stage):
     assert reports_refused(stage, RollbackError.code)
 
 
+def test_67_an_older_signed_image_by_the_way_back(stage):
+    """With the director's keys: the device is asked to go back to the release it ran before."""
+    old = stage.server.release("0.9", 1)
+    stage.accepted("0.9")
+    stage.server.release("1.1", 2)
+    stage.accepted("1.1")
+    installed = stage.server.reports[-1].attempt_id
+    stage.world.assign(old, takes_back=installed)
+    stage.refused(RollbackError, still="1.1")
+    assert reports_refused(stage, RollbackError.code)
+
+
 @pytest.mark.parametrize("requires", [Requires(min_sequence_number=5), Requires(min_agent=99)], ids=["stone", "agent"])
 def test_47_unmet_requirements(stage, requires):
     """A release that needs another one first, or a newer agent, is assigned."""

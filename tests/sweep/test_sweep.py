@@ -11,7 +11,7 @@ from firmament.agent.machine import Event
 from firmament.sim.bootloader import BootKind
 from firmament.sim.geometries import geometries
 from firmament.sim.sweep import Faulty, Tally, all_cases, sweep
-from firmament.sim.world import Case, Condition, SlotKind
+from firmament.sim.world import Case, Condition, SlotKind, Way
 
 PAIRS = [
     # Each slot and each boot control, each healthy and not; the rest is in `make sweep`.
@@ -41,9 +41,25 @@ def test_every_fifth_operation_is_survived(slot, boot, condition):
     assert (tally.lost_in_trial > 0) is (condition is Condition.HEALTHY), "the judge sees what a trial costs"
 
 
+@pytest.mark.parametrize(
+    ("slot", "boot", "condition"),
+    [
+        (SlotKind.BUNDLE, BootKind.SUPERVISOR, Condition.HEALTHY),
+        (SlotKind.IMAGE_DEVICE, BootKind.UBOOT, Condition.UNHEALTHY),
+        (SlotKind.IMAGE_FILE, BootKind.GRUB, Condition.HEALTHY),
+    ],
+)
+def test_a_device_that_is_brought_back_survives_every_third_cut(slot, boot, condition):
+    tally = sweep(Case(slot, boot, condition, geometries(slot)[0], Way.BACK), every=3)
+    assert tally.losses == []
+    assert tally.tried > 50
+
+
 def test_the_rows_cover_every_combination():
     rows = {(row.slot, row.boot, row.condition) for row in all_cases()}
     both = {Condition.HEALTHY, Condition.UNHEALTHY}
+    back = {(row.slot, row.boot, row.condition) for row in all_cases() if row.way is Way.BACK}
+    assert back == rows
     assert rows >= {(slot, boot, condition) for slot in SlotKind for boot in BootKind for condition in both}
     for slot in SlotKind:
         assert len({geometry.why for geometry in geometries(slot)}) == len(geometries(slot)) >= 2

@@ -408,8 +408,10 @@ class Agent:
         if ledger.state is State.CONFIRMED:
             manifest = ledger.attempt.manifest
             assert manifest is not None
-            # Only now: a floor above what runs would shut out the image a fallback returns to.
-            self._parts.floors.raise_sequence(manifest.sequence_number)
+            # Only now: a floor above what runs would shut out the image a fallback returns to. Going
+            # back leaves the floor where it is: nothing older than before may follow.
+            if ledger.attempt.takes_back is None:
+                self._parts.floors.raise_sequence(manifest.sequence_number)
         if ledger.state in FINAL:
             self._contact.deliver()
             ledger.go(Event.SETTLED)

@@ -82,6 +82,8 @@ class Contact:
                     image_digest=str(running.image.digest) if running is not None else "",
                     boot_id=self._parts.boot.boot_id(),
                     attributes=self._parts.attributes,
+                    held_digest=str(record.previous.image.digest) if record.previous is not None else "",
+                    installed_by=record.installed_by(),
                 )
             )
         except (TrustError, ApplicabilityError) as error:
@@ -89,7 +91,7 @@ class Contact:
             raise
         if answer.offer is not None:
             try:
-                self._fetching.check_applicable(answer.offer.manifest, answer.offer.payload)
+                self._fetching.check_offer(answer.offer)
             except ApplicabilityError as error:
                 self._refuse(error, answer.offer.attempt_id)
                 raise
@@ -119,6 +121,7 @@ class Contact:
                 manifest=offer.manifest,
                 payload=offer.payload.target,
                 key_wrap=offer.key_wrap,
+                takes_back=offer.takes_back,
                 issued_at=offer.issued_at,
             ),
         )

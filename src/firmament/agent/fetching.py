@@ -36,6 +36,7 @@ from firmament.log import logger
 if TYPE_CHECKING:
     from firmament.agent.ledger import Ledger
     from firmament.agent.parts import Parts
+    from firmament.agent.ports import Offer
     from firmament.agent.slots.port import Slot
     from firmament.core.manifest import Manifest, Payload
 
@@ -60,6 +61,15 @@ class Fetching:
         self._checkpoint_bytes = checkpoint_bytes
         self._began_at = 0
 
+    def check_offer(self, offer: Offer) -> None:
+        """Raise ApplicabilityError when this device has nothing that could install what is offered."""
+        if offer.takes_back is None:
+            self.check_applicable(offer.manifest, offer.payload)
+        elif offer.manifest.installer != self._parts.slots.kind:
+            raise NoInstallerError(
+                "No installer for this release", needed=offer.manifest.installer, present=self._parts.slots.kind
+            )
+
     def check_applicable(self, manifest: Manifest, payload: Payload) -> None:
         """Raise ApplicabilityError when this device has nothing that could install it."""
         kind = self._parts.slots.kind
@@ -75,6 +85,9 @@ class Fetching:
     def run(self) -> None:
         """Fetch on until the machine has left *fetching*; raises what is worth another try, later."""
         ledger = self._ledger
+        if ledger.attempt.takes_back is not None:
+            self._hold()
+            return
         slot = self._slot()
         try:
             # Before the first byte changes: no boot loader may fall back into half an image. Idempotent.
@@ -101,6 +114,24 @@ class Fetching:
             raise
         finally:
             slot.close()
+
+    def _hold(self) -> None:
+        """Find that the other slot still holds the image to go back to; nothing is written."""
+        ledger, manifest = self._ledger, self._ledger.attempt.manifest
+        assert manifest is not None
+        label, previous = self._parts.boot.booted().other, ledger.record.previous
+        lost: ReadBackError | None = None
+        if previous is None or previous.slot is not label or previous.image != manifest.image:
+            lost = ReadBackError("The other slot does not hold the image to go back to", slot=label)
+        else:
+            try:
+                self._parts.slots[label].verify(manifest.image)
+            except ReadBackError as error:
+                lost = error
+        if lost is not None:
+            ledger.go(Event.STORAGE_GAVE_UP, reason=reason_for(lost))
+            return
+        ledger.go(Event.IMAGE_VERIFIED, slot=label)
 
     def _slot(self) -> Slot:
         """Return the slot to write, which is never the one that runs, whatever the journal says."""

@@ -203,7 +203,7 @@ class Ledger:
         outcome = decide(record.outcome, event)
         if state is State.CONFIRMED:
             record = replace(record, running=self._confirmed(attempt), previous=record.running)
-        if state is State.FETCHING:
+        if state is State.FETCHING and attempt.takes_back is None:
             # Said before the slot is written: "the previous image is gone" while it is still there
             # only costs a way back; the opposite would promise one that is not.
             record = replace(record, previous=None)

@@ -142,9 +142,18 @@ class ServerLink:
                 sequence_number=running.sequence_number,
                 sequence_floor=values.sequence_number,
                 image_digest=running.image_digest,
+                held_digest=running.held_digest,
+                installed_by=running.installed_by,
             ),
         )
-        offer = Offer(assignment.attempt_id, release.manifest, release.payload, assignment.key_wrap, issued_at)
+        offer = Offer(
+            assignment.attempt_id,
+            release.manifest,
+            release.payload,
+            assignment.key_wrap,
+            issued_at,
+            assignment.takes_back,
+        )
         return Answer(offer, reply.poll_after_s, issued_at)
 
     def open_payload(self, payload: Payload, *, offset: int) -> Iterator[bytes]:

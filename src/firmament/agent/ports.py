@@ -67,6 +67,10 @@ class Running:
     image_digest: str
     boot_id: str
     attributes: Mapping[str, str]
+    held_digest: str = ""
+    """Digest of the confirmed image that the other slot still holds; empty if none. Not told to the server."""
+    installed_by: str = ""
+    """The attempt that brought what runs now. Not told to the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,8 @@ class Offer:
     """HPKE-wrapped content key for a sealed payload, else None."""
     issued_at: datetime
     """The director's signed time."""
+    takes_back: AttemptId | None = None
+    """Set: go back to `manifest`, which the other slot still holds, as its author permitted; nothing is fetched."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,6 +117,8 @@ class Attempt:
     """TUF target path of the payload chosen; bytes fetched so far are of this one."""
     key_wrap: bytes | None = None
     """Only the director has it; without it a sealed payload cannot be opened after a restart."""
+    takes_back: AttemptId | None = None
+    """The attempt this one takes back: the other slot holds the image already, and nothing is fetched."""
     issued_at: datetime | None = None
     """The director's signed time: a clock at 1970 after a restart is put right by it."""
     slot: Label | None = None
@@ -170,6 +172,7 @@ class Attempt:
             "manifest": self.manifest.to_json() if self.manifest is not None else None,
             "payload": self.payload,
             "key_wrap": base64.b64encode(self.key_wrap).decode() if self.key_wrap is not None else None,
+            "takes_back": self.takes_back,
             "issued_at": format_time(self.issued_at) if self.issued_at is not None else None,
             "slot": self.slot.value if self.slot is not None else None,
             "offset": self.offset,
@@ -197,6 +200,7 @@ class Attempt:
             key_wrap=fields.base64_bytes("key_wrap", max_length=MAX_KEY_WRAP_LENGTH_BYTES)
             if "key_wrap" in fields
             else None,
+            takes_back=AttemptId(fields.text("takes_back", pattern=UUID)) if "takes_back" in fields else None,
             issued_at=fields.maybe("issued_at", fields.time),
             slot=fields.one_of("slot", Label) if "slot" in fields else None,
             offset=fields.integer("offset", default=0),
@@ -291,6 +295,12 @@ class Record:
     def has_ended(self, attempt_id: AttemptId) -> Ended | None:
         """Return how this attempt ended here, None if it did not."""
         return next((ended for ended in reversed(self.history) if ended.attempt_id == attempt_id), None)
+
+    def installed_by(self) -> str:
+        """Return the attempt that brought what runs now; empty when it is not remembered."""
+        confirmed = (ended for ended in reversed(self.history) if ended.status is AttemptStatus.CONFIRMED)
+        last = next(confirmed, None)
+        return last.attempt_id if last is not None else ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the journal's form."""

@@ -150,8 +150,8 @@ class SimServer:
         self.director_root = repository.encode(repository.sign(metadata, root))
         self._polls = 0
 
-    def assign(self, manifest: Manifest, attempt_id: AttemptId) -> None:
-        """Offer a release to the device until it reports how that ended."""
+    def assign(self, manifest: Manifest, attempt_id: AttemptId, *, takes_back: AttemptId | None = None) -> None:
+        """Offer a release to the device until it reports how that ended; with `takes_back`, ask it back."""
         payload = manifest.payloads[0]
         self.assignment = Assignment(
             attempt_id=attempt_id,
@@ -159,6 +159,7 @@ class SimServer:
             length_bytes=payload.length_bytes,
             digest=payload.digest,
             payload=payload.target,
+            takes_back=takes_back,
         )
 
     def copy_state(self) -> tuple[object, ...]:

@@ -26,7 +26,7 @@ from firmament.errors import FirmamentError
 from firmament.sim.bootloader import BootKind
 from firmament.sim.faults import DiskFull, Survives
 from firmament.sim.geometries import geometries
-from firmament.sim.world import BrickedError, Case, Condition, Ideal, Phase, Result, SlotKind, StuckError, World
+from firmament.sim.world import BrickedError, Case, Condition, Ideal, Phase, Result, SlotKind, StuckError, Way, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -127,6 +127,8 @@ def all_cases() -> Iterator[Case]:
                     continue  # only the supervisor has a program that it sees die
                 for geometry in geometries(slot):
                     yield Case(slot, boot, condition, geometry)
+                # Going back writes no image, so one geometry says it all.
+                yield Case(slot, boot, condition, geometries(slot)[0], Way.BACK)
 
 
 def sweep(case: Case, faulty: Faulty = SOUND, *, every: int = 1, with_full_disk: bool = True) -> Tally:
@@ -267,7 +269,7 @@ def _judged(case: Case, where: str, survives: str, result: Result, phase: Phase)
         return loss("wrong", "what runs is not what the journal says")
     if result.reported != result.status:
         return loss("wrong", "the server was told something else")
-    if result.sequence_floor != (2 if result.booted_new else 0):
+    if result.sequence_floor != (2 if result.booted_new or case.way is Way.BACK else 0):
         return loss("wrong", "the floor does not belong to what runs")
     if result.booted_new and not is_healthy:
         return loss("wrong", "an unhealthy image was kept")

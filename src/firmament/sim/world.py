@@ -51,6 +51,7 @@ BEGINNING: Final = datetime(2026, 11, 20, 12, tzinfo=UTC)
 STATE: Final = Path("/var/lib/firmament")
 DEVICE_ID: Final = DeviceId("6ba7b810-9dad-41d1-80b4-00c04fd430c8")
 ATTEMPT_ID: Final = AttemptId("0f1e2d3c-4b5a-4968-8776-655443322110")
+WAY_BACK_ID: Final = AttemptId("00000000-0000-4000-8000-0000000000b2")
 OLD_VERSION: Final = "1.0"
 NEW_VERSION: Final = "1.1"
 MAX_STARTS: Final = 12
@@ -82,6 +83,15 @@ class Condition(StrEnum):
     """Its program ends at once (supervisor)."""
 
 
+class Way(StrEnum):
+    """Where the device is going."""
+
+    FORTH = "forth"
+    """To the new image."""
+    BACK = "back"
+    """It was updated, and a rollout brings it back to the old image in its other slot."""
+
+
 class BrickedError(AssertionError):
     """The boot loader started something that no author signed, or nothing could start."""
 
@@ -111,11 +121,14 @@ class Case:
     slot: SlotKind
     boot: BootKind
     condition: Condition
+    """Of the image that the device is going to."""
     geometry: Geometry
+    way: Way = Way.FORTH
 
     def __str__(self) -> str:
         """Return the case as a row."""
-        return f"{self.slot} x {self.boot} x {self.condition} x {self.geometry.name}"
+        way = " x back" if self.way is Way.BACK else ""
+        return f"{self.slot} x {self.boot} x {self.condition} x {self.geometry.name}{way}"
 
 
 class Phase(StrEnum):
@@ -158,6 +171,8 @@ class Ideal:
         self.identity = IdentityKey.generate()
         publish = self.author.publish
         installer = case.slot.installer
+        if case.way is Way.BACK:
+            release = {"revertible_to": 1, **release}
         self.old = publish(case.geometry.old, version=OLD_VERSION, sequence_number=1, installer=installer)
         self.new = publish(case.geometry.new, version=NEW_VERSION, sequence_number=2, installer=installer, **release)
         self.server = SimServer(self.author, self.clock, DEVICE_ID, chunk_bytes=case.geometry.chunk_bytes)
@@ -174,9 +189,14 @@ class Ideal:
         Floors(disk, STATE / "floors").create()
         disk.lose_power(Survives.ORDERED)
         self.server.restore((None, (), 0))
-        world = World(self, disk)
+        world = World(self, disk, goes_back=False)
         world.settle()  # the first start makes the journal; the cuts begin after it
         self.server.assign(self.new, ATTEMPT_ID)
+        if self.case.way is Way.BACK:
+            world.settle()
+            disk.lose_power(Survives.ORDERED)
+            self.server.assign(self.old, WAY_BACK_ID, takes_back=ATTEMPT_ID)
+            world = World(self, disk)
         disk.operations = 0
         return world
 
@@ -197,8 +217,15 @@ class World:
     phase: Phase = Phase.BEFORE
     events: Events = field(default_factory=Events)
     policy: Policy = field(default_factory=lambda: Policy(first_poll_within_s=0))
+    goes_back: bool | None = None
+    """Whether the old image is the goal; None: as the case says."""
     agent: Agent = field(init=False)
     """The one of the latest start."""
+
+    def __post_init__(self) -> None:
+        """Choose the goal."""
+        if self.goes_back is None:
+            self.goes_back = self.case.way is Way.BACK
 
     @property
     def case(self) -> Case:
@@ -245,7 +272,12 @@ class World:
         return _Observed(boot, self)
 
     def _lives(self, label: Label) -> bool:
-        return self.case.condition is not Condition.DIES or not self.holds_new(label)
+        return self.case.condition is not Condition.DIES or not self.is_sick(label)
+
+    def is_sick(self, label: Label) -> bool:
+        """Whether what a slot holds is the goal, and the case makes that one ill."""
+        is_ill = self.case.condition is not Condition.HEALTHY and self.goes_back == (self.case.way is Way.BACK)
+        return is_ill and self.holds_new(label)
 
     def _parts(self, boot: BootControl) -> Parts:
         disk = self.view(self.disk)
@@ -281,12 +313,14 @@ class World:
     # --- the judge -------------------------------------------------------------------------
 
     def holds_new(self, label: Label) -> bool:
-        """Whether a slot holds the new image, whole and to the byte."""
-        return _holds(self.disk, self.case, label, self.case.geometry.new)
+        """Whether a slot holds the image the device is going to, whole and to the byte."""
+        geometry = self.case.geometry
+        return _holds(self.disk, self.case, label, geometry.old if self.goes_back else geometry.new)
 
     def holds_old(self, label: Label) -> bool:
-        """Whether a slot holds the old image, whole and to the byte."""
-        return _holds(self.disk, self.case, label, self.case.geometry.old)
+        """Whether a slot holds the image the device comes from, whole and to the byte."""
+        geometry = self.case.geometry
+        return _holds(self.disk, self.case, label, geometry.new if self.goes_back else geometry.old)
 
     def begins_to_start(self) -> None:
         """See the boot loader begin."""
@@ -357,7 +391,7 @@ class _Check:
         self._boot = boot
 
     def check(self) -> Finding:
-        is_sick = self._world.case.condition is not Condition.HEALTHY and self._world.holds_new(self._boot.booted())
+        is_sick = self._world.is_sick(self._boot.booted())
         return Finding(self.name, not is_sick, "simulated illness" if is_sick else "")
 
 

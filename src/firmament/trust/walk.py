@@ -59,6 +59,7 @@ from firmament.errors import (
     MalformedError,
     MalformedMetadataError,
     NoInstallerError,
+    PrecursorMismatchError,
     ProductMismatchError,
     ReplayError,
     RequirementError,
@@ -92,6 +93,8 @@ class Action(StrEnum):
     """What a director may ask for."""
 
     INSTALL = "install"
+    REVERT = "revert"
+    """Go back to the earlier release that the other slot still holds, if its author permitted it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,10 @@ class Device:
     """From the floors store; not lower than `sequence_number` in a healthy device."""
     image_digest: str = ""
     """Digest of the confirmed image, ``sha256:<hex>``; empty if unknown."""
+    held_digest: str = ""
+    """Digest of the earlier confirmed image that the other slot still holds; empty if none."""
+    installed_by: str = ""
+    """The attempt that brought what runs now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +127,8 @@ class Assignment:
     target: TargetFile
     payload: str
     key_wrap: bytes | None
+    takes_back: AttemptId | None = None
+    """With `Action.REVERT`: the attempt that brought what runs now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +213,7 @@ def read_assignment(targets: Targets, *, device_id: DeviceId) -> Assignment | No
         named = fields.text("device", max_length=64)
         wrap = fields.base64_bytes("key_wrap", max_length=MAX_KEY_WRAP_LENGTH_BYTES) if "key_wrap" in fields else None
         payload = fields.text("payload", max_length=MAX_PATH_LENGTH, pattern=TARGET_PATH)
+        takes_back = AttemptId(fields.text("takes_back", pattern=UUID)) if action == Action.REVERT else None
     except MalformedError as error:
         raise MalformedMetadataError(error.problem, **error.facts) from error
     if action not in set(Action):
@@ -214,7 +224,7 @@ def read_assignment(targets: Targets, *, device_id: DeviceId) -> Assignment | No
         raise DeviceMismatchError(
             "The assignment is for another device", expected=device_id, got=named, attempt_id=attempt_id
         )
-    return Assignment(attempt_id, target, payload, wrap)
+    return Assignment(attempt_id, target, payload, wrap, takes_back)
 
 
 # --- image repository ----------------------------------------------------------------------
@@ -226,6 +236,8 @@ def verify_image(client: TrustedClient, assignment: Assignment, *, device: Devic
         client.refresh()  # 10
         primary = find_target(client, assignment.target.path)  # 11
         require_agreement(assignment.target, primary)  # 12
+        if assignment.takes_back is not None:
+            return _verify_way_back(client, primary, assignment.takes_back, device=device)
         return _verify_release(client, primary, payload=assignment.payload, device=device)
     except (TrustError, ApplicabilityError) as error:
         error.facts.setdefault("attempt_id", assignment.attempt_id)
@@ -244,6 +256,56 @@ def _verify_release(client: TrustedClient, primary: TargetFile, *, payload: str,
     chosen = choose_payload(manifest, payload, device)
     require_same_payload(chosen, find_target(client, chosen.target))
     return Release(manifest, chosen)
+
+
+def _verify_way_back(client: TrustedClient, primary: TargetFile, takes_back: AttemptId, *, device: Device) -> Release:
+    """Take the steps of going back (docs/protocol/director.md, ADR-0017) in place of 13 to 18.
+
+    Raises RollbackError where the author of what runs did not permit it, PrecursorMismatchError
+    when the other slot does not hold it, ReplayError for another attempt than brought what runs.
+    """
+    earlier = read_manifest(primary)
+    if earlier.product != device.product:
+        raise ProductMismatchError("The release is for another product", device=device.product, got=earlier.product)
+    if device.hardware not in earlier.hardware:
+        raise HardwareMismatchError(
+            "The release is for other hardware", device=device.hardware, release=" ".join(earlier.hardware)
+        )
+    if takes_back != device.installed_by:
+        raise ReplayError(
+            "The director takes back another attempt than brought what runs here",
+            installed_by=device.installed_by or "unknown",
+            got=takes_back,
+        )
+    lowest = permitted_way_back(client, device)
+    if lowest is None or not lowest <= earlier.sequence_number <= device.sequence_number:
+        raise RollbackError(
+            "The author of what runs here did not permit going back to that release",
+            permitted="nothing" if lowest is None else lowest,
+            got=earlier.sequence_number,
+        )
+    if str(earlier.image.digest) != device.held_digest:
+        raise PrecursorMismatchError(
+            "The other slot does not hold the release to go back to",
+            held=device.held_digest or "nothing",
+            needed=earlier.image.digest,
+        )
+    return Release(earlier, earlier.payloads[0])
+
+
+def permitted_way_back(client: TrustedClient, device: Device) -> int | None:
+    """Return `revertible_to` of the release that runs, as its author signs it now; None: not permitted.
+
+    Call it after `find_target` of the same product: the product's role is verified then.
+    """
+    for target in client.signed(device.product).targets.values():
+        custom = target.custom
+        # Only what can be the running release is decoded: a product may have thousands.
+        if isinstance(custom, dict) and custom.get("sequence_number") == device.sequence_number and "image" in custom:
+            manifest = read_manifest(target)
+            if str(manifest.image.digest) == device.image_digest:
+                return manifest.revertible_to
+    return None
 
 
 def find_target(client: TrustedClient, path: str) -> TargetFile:
