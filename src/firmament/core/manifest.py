@@ -147,7 +147,7 @@ class Manifest:
     """An approved downgrade: an older version label under a higher sequence number."""
     revertible_to: int | None = None
     """A device that confirmed this release may be taken back to what its other slot holds, if that has
-    at least this sequence number; None: never (ADR-0017)."""
+    at least this sequence number; None: never (ADR-0018)."""
 
     @property
     def release_id(self) -> ReleaseId:

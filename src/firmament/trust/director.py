@@ -61,7 +61,7 @@ class Assignment:
     key_wrap: bytes | None = None
     """HPKE-wrapped content key of a sealed payload."""
     takes_back: AttemptId | None = None
-    """The attempt this one takes back: the device goes to the slot it still holds, nothing travels (ADR-0017)."""
+    """The attempt this one takes back: the device goes to the slot it still holds, nothing travels (ADR-0018)."""
 
     def custom(self, device_id: DeviceId) -> dict[str, Any]:
         """Return what is signed about this assignment beside length and digest."""

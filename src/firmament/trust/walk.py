@@ -259,7 +259,7 @@ def _verify_release(client: TrustedClient, primary: TargetFile, *, payload: str,
 
 
 def _verify_way_back(client: TrustedClient, primary: TargetFile, takes_back: AttemptId, *, device: Device) -> Release:
-    """Take the steps of going back (docs/protocol/director.md, ADR-0017) in place of 13 to 18.
+    """Take the steps of going back (docs/protocol/director.md, ADR-0018) in place of 13 to 18.
 
     Raises RollbackError where the author of what runs did not permit it, PrecursorMismatchError
     when the other slot does not hold it, ReplayError for another attempt than brought what runs.
