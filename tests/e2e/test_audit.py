@@ -22,7 +22,7 @@ def world(tmp_path_factory):
 def auditor(world, tmp_path):
     """Runs `firmament` as somebody who may only read."""
     token = tmp_path / "token"
-    token.write_text(world.token("viewer").token + "\n")
+    token.write_text(world.token("operator").token + "\n")
     token.chmod(0o600)
     where = ["--server", world.server.url, "--ca", world.server.ca, "--token-file", token]
 

@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "device": LazyCommand("firmament.cli.device:group", "Enrol, list, assign devices."),
     "operator": LazyCommand("firmament.cli.operator:group", "People and tokens of a firmware server."),
     "audit": LazyCommand("firmament.cli.audit:group", "Read, export and verify the chain of what happened."),
+    "notify": LazyCommand("firmament.cli.notify:group", "Whom the server tells, and what it told."),
     "sim": LazyCommand("firmament.cli.sim:group", "Simulated devices, fleets and faults."),
     "demo": LazyCommand("firmament.cli.demo:command", "Play the whole main job in this terminal.", "all"),
 }

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from firmament.server.inventory.store import LinkReader
     from firmament.server.layout import Layout
     from firmament.server.limits import TokenBuckets
+    from firmament.server.outbox.compose import Out
     from firmament.server.payloads.store import BlobStore
     from firmament.server.releases.service import Publisher
     from firmament.server.rollouts.board import Board
@@ -37,6 +38,7 @@ class Parts:
     blobs: BlobStore
     publisher: Publisher
     checkpoints: Checkpoints
+    out: Out
     last_seen: LastSeen
     board: Board
     address_limit: TokenBuckets

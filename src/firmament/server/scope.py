@@ -63,8 +63,6 @@ class Action(StrEnum):
     """Webhooks and whom to tell."""
     MANAGE_TENANTS = "manage-tenants"
     """Make and disable tenants, and say which products are theirs; the first tenant's administrators only."""
-    MANAGE_OUTLETS = "manage-outlets"
-    """Webhooks and notifications: where the server sends what it knows."""
     IMPORT_EVIDENCE = "import-evidence"
     """Bills of materials and statements about vulnerabilities."""
 
@@ -86,6 +84,7 @@ ALLOWED: Final[dict[Role, frozenset[Action]]] = {
     Role.RELEASER: _EVERYBODY_ON_CALL
     | {
         Action.UPLOAD,
+        Action.IMPORT_EVIDENCE,
         Action.PUBLISH,
         Action.PUBLISH_ROOT,
         Action.PROMOTE,

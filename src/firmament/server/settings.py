@@ -7,6 +7,8 @@ Unknown names are refused: a setting that is misspelt must not be silently ignor
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 ENVIRONMENT_PREFIX: Final = "FIRMAMENT_SERVER_"
 MAX_SETTINGS_LENGTH_BYTES: Final = 256 * 1024
+_QUIET: Final = re.compile("([01][0-9]|2[0-3]):([0-5][0-9])-([01][0-9]|2[0-3]):([0-5][0-9])")
 ACCESS_CHOICES: Final = ("enrolled", "public")
 
 
@@ -57,6 +60,19 @@ class ServerSettings:
     enrolment_burst: int = _setting(100, "Enrolments from one address at once.", minimum=1)
     logins_per_minute: float = _setting(10.0, "Sign-in attempts from one address, sustained.", minimum=0.001)
     login_burst: int = _setting(10, "Sign-in attempts from one address at once.", minimum=1)
+    public_url: str = _setting("", "Address of the console in notifications; empty: the first name and the port.")
+    outbox_networks: tuple[str, ...] = _setting(
+        (), "Networks that are not public and that webhooks may go to all the same, e.g. `10.1.0.0/16`."
+    )
+    outbox_ca: str = _setting("", "PEM file of the CA of webhook, mail and MQTT servers; empty: the system's.")
+    smtp_url: str = _setting("", "Mail server: `smtp://`, `smtps://` or `smtp+starttls://`; user:password@ if needed.")
+    smtp_from: str = _setting("firmament@localhost", "Sender of notifications by mail.")
+    mqtt_url: str = _setting("", "Broker: `mqtt://` or `mqtts://`, with user:password if needed.")
+    notify_batch_s: int = _setting(30, "News that is not critical waits so long for more.", minimum=0)
+    notify_repeat_s: int = _setting(7200, "Critical news is told again after so long, until acknowledged.", minimum=1)
+    notify_escalate_s: int = _setting(900, "Critical news goes to escalation outlets after so long.", minimum=1)
+    quiet_hours: str = _setting("", "UTC, e.g. `22:00-06:00`: only critical news goes out then.")
+    metrics_token: str = _setting("", "Bearer token for `/metrics`; empty: only this machine may read it.")
     checkpoint_every_events: int = _setting(1000, "An audit checkpoint is signed after so many events.", minimum=1)
     checkpoint_interval_s: int = _setting(3600, "And at the latest so long after an event.", minimum=1)
     header_deadline_s: float = _setting(15.0, "A request's headers must be complete within this time.", minimum=0.1)
@@ -69,6 +85,12 @@ class ServerSettings:
             value = getattr(self, setting.name)
             if minimum is not None and value < minimum:
                 raise SettingError("A setting is too low", setting=setting.name, found=value, minimum=minimum)
+        self.quiet_minutes()
+        for network in self.outbox_networks:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise SettingError("This is not a network", setting="outbox_networks", found=network) from error
         if self.repository_access not in ACCESS_CHOICES:
             raise SettingError(
                 "repository_access is not one of the known words",
@@ -77,6 +99,16 @@ class ServerSettings:
             )
         if bool(self.certificate) != bool(self.certificate_key):
             raise SettingError("A given certificate needs both `certificate` and `certificate_key`")
+
+    def quiet_minutes(self) -> tuple[int, int]:
+        """Return begin and end of the quiet hours in minutes of the day, twice 0 for none; raises SettingError."""
+        if not self.quiet_hours:
+            return 0, 0
+        match = _QUIET.fullmatch(self.quiet_hours)
+        if match is None:
+            raise SettingError("Quiet hours are written as 22:00-06:00", found=self.quiet_hours)
+        begin, begin_minute, end, end_minute = (int(text) for text in match.groups())
+        return 60 * begin + begin_minute, 60 * end + end_minute
 
 
 def read_settings(path: Path, environment: Mapping[str, str]) -> ServerSettings:

@@ -43,6 +43,7 @@ from firmament.server.inventory.store import LinkReader
 from firmament.server.keys import load_director_keys, read_online_keyids
 from firmament.server.limits import TokenBuckets
 from firmament.server.lock import locked
+from firmament.server.outbox.compose import make_out
 from firmament.server.parts import Parts
 from firmament.server.payloads.store import BlobStore, ServerDisk
 from firmament.server.releases.generations import Generations
@@ -164,6 +165,7 @@ class Server:
                 self._clock,
                 Rhythm(every_events=settings.checkpoint_every_events, interval_s=settings.checkpoint_interval_s),
             ),
+            out=make_out(settings, layout.directory, database, self._clock, publisher),
             last_seen=LastSeen(),
             board=Board(),
             address_limit=TokenBuckets(rate_per_s=settings.address_requests_per_s, burst=settings.address_burst),
@@ -190,6 +192,8 @@ class Server:
             (self._refresh_board, board.REFRESH_S),
         ):
             self._tasks.append(asyncio.create_task(_every(interval_s, work, parts)))
+        for send, interval_s in parts.out.loops:
+            self._tasks.append(asyncio.create_task(_every(interval_s, _without_parts(send), parts)))
 
     async def stop(self, parts: Parts) -> None:
         """Stop the loops and write what they still hold."""
@@ -232,12 +236,22 @@ async def _every(interval_s: float, work: Callable[[Parts], Awaitable[None]], pa
         await _guarded(work, parts)
 
 
+def _without_parts(work: Callable[[], Awaitable[None]]) -> Callable[[Parts], Awaitable[None]]:
+    async def with_parts(_parts: Parts) -> None:
+        await work()
+
+    with_parts.__name__ = work.__name__
+    return with_parts
+
+
 async def _guarded(work: Callable[[Parts], Awaitable[None]], parts: Parts) -> None:
     try:
         await work(parts)
     except FirmamentError as error:
         name = getattr(work, "__name__", "")
         log.error("background.failed", work=name, code=error.code, reason=str(error))  # noqa: TRY400 - a sentence
+    except Exception as error:  # noqa: BLE001 - a defect of one turn must not end the loop for ever
+        unexpected(error, "")
 
 
 class _UvicornServer(uvicorn.Server):
@@ -270,6 +284,7 @@ class _UvicornServer(uvicorn.Server):
         self._on_ready(host, port)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._parts.out.stopping.set()
         await super().shutdown(sockets)
         await self._firmament.stop(self._parts)
         log.info("server.stopped")

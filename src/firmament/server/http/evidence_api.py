@@ -14,6 +14,7 @@ from firmament.server.events import Wanted
 from firmament.server.http import evidence_shapes as shapes
 from firmament.server.http.operator_base import OperatorPart, query_integer
 from firmament.server.releases import log as release_log
+from firmament.server.scope import Action
 from firmament.trust.audit import export_header
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ class EvidenceApi(OperatorPart):
         )(self.leaves)
 
     async def _auditor(self, request: Request) -> Scope:
-        scope = await self._readable(request)
+        scope = await self._scope(request)
+        scope.require(Action.SEE_AUDIT)
         scope.require_unlimited("Reading the audit chain")
         return scope
 

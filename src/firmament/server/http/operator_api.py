@@ -10,6 +10,8 @@ from firmament.server.http.evidence_api import EvidenceApi
 from firmament.server.http.fleet_api import FleetApi
 from firmament.server.http.image_api import ImageApi
 from firmament.server.http.inventory_api import InventoryApi
+from firmament.server.http.metrics_api import MetricsApi
+from firmament.server.http.out_api import OutApi
 from firmament.server.http.people_api import PeopleApi
 from firmament.server.http.questions_api import QuestionsApi
 from firmament.server.http.rollout_api import RolloutApi
@@ -23,5 +25,15 @@ class OperatorApi:
 
     def __init__(self, parts: Parts) -> None:
         self.router = APIRouter()
-        for kind in (PeopleApi, ImageApi, InventoryApi, RolloutApi, FleetApi, QuestionsApi, EvidenceApi):
+        for kind in (
+            PeopleApi,
+            ImageApi,
+            InventoryApi,
+            RolloutApi,
+            FleetApi,
+            QuestionsApi,
+            EvidenceApi,
+            OutApi,
+            MetricsApi,
+        ):
             self.router.include_router(kind(parts).router)

@@ -43,7 +43,7 @@ def add_outlet(
 
     Events are delivered from now on. Raises ForbiddenError, MalformedError or ConflictError.
     """
-    scope.require(Action.MANAGE_OUTLETS)
+    scope.require(Action.MANAGE_NOTIFICATIONS)
     scope.require_unlimited("Adding an outlet")
     _check_target(kind, target)
     count = connection.execute("SELECT count(*) AS n FROM outlet WHERE tenant_id = ?", (scope.tenant_id,)).fetchone()
@@ -131,7 +131,7 @@ def read_outlet(row: Row) -> Outlet:
 
 def remove_outlet(connection: Connection, scope: Scope, name: str, now: datetime) -> None:
     """Remove an outlet, its log and what waits for it; raises NotFoundError."""
-    scope.require(Action.MANAGE_OUTLETS)
+    scope.require(Action.MANAGE_NOTIFICATIONS)
     outlet = get_outlet(connection, scope, name)
     for table in ("delivery", "message"):
         connection.execute(f"DELETE FROM {table} WHERE outlet_id = ?", (outlet.row_id,))  # noqa: S608 - two literals
@@ -141,7 +141,7 @@ def remove_outlet(connection: Connection, scope: Scope, name: str, now: datetime
 
 def enable(connection: Connection, scope: Scope, name: str, now: datetime, *, replay_from: int | None = None) -> Outlet:
     """Switch an outlet on again; with `replay_from` its events are delivered once more from that number."""
-    scope.require(Action.MANAGE_OUTLETS)
+    scope.require(Action.MANAGE_NOTIFICATIONS)
     outlet = get_outlet(connection, scope, name)
     cursor = outlet.cursor
     if replay_from is not None:
@@ -159,7 +159,7 @@ def enable(connection: Connection, scope: Scope, name: str, now: datetime, *, re
 
 def mute(connection: Connection, scope: Scope, name: str, until: int, now: datetime) -> None:
     """Hold notifications back until a time (unix seconds); 0 ends it."""
-    scope.require(Action.MANAGE_OUTLETS)
+    scope.require(Action.MANAGE_NOTIFICATIONS)
     outlet = get_outlet(connection, scope, name)
     connection.execute("UPDATE outlet SET muted_until = ? WHERE id = ?", (until, outlet.row_id))
     events.append(connection, scope, Event.OUTLET_MUTED, now, subject=name, until=until)

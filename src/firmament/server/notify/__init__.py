@@ -1,0 +1,1 @@
+"""Notifications: one per change of state, for people, until somebody says they have seen it."""
