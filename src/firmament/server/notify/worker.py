@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
+from firmament.errors import NotFoundError
 from firmament.log import logger
 from firmament.server import events
 from firmament.server.audit import chain
@@ -13,10 +14,11 @@ from firmament.server.notify import store
 from firmament.server.notify.decide import Rules, decide
 from firmament.server.notify.news import news_of
 from firmament.server.outbox.model import wait_s
+from firmament.server.rollouts.store import get_rollout
+from firmament.server.rollouts.view import show_rollout
 from firmament.server.scope import Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from random import Random  # noqa: TID251 - the generator is an argument
 
     from firmament.core.clock import Clock
@@ -42,7 +44,6 @@ class Notifier:
         *,
         rules: Rules,
         base_url: str,
-        read_rollout: Callable[[Connection, Scope, str], dict[str, Any] | None],
     ) -> None:
         self._database = database
         self._clock = clock
@@ -50,7 +51,6 @@ class Notifier:
         self._rng = rng
         self._rules = rules
         self._base_url = base_url
-        self._read_rollout = read_rollout
 
     async def run_once(self) -> None:
         """Take news, decide, deliver."""
@@ -102,7 +102,7 @@ class Notifier:
                 subject = f"rollout:{event['subject']}"
                 store.acknowledge_subject(connection, scope.tenant_id, subject, event["actor"], event["at"])
             rollout = (
-                self._read_rollout(connection, scope, event["subject"])
+                read_rollout(connection, scope, event["subject"])
                 if event["kind"] == Event.ROLLOUT_HALTED.value
                 else None
             )
@@ -131,6 +131,9 @@ def _tenants(connection: Connection) -> list[int]:
     return [row["tenant_id"] for row in connection.execute("SELECT tenant_id FROM chain_head ORDER BY tenant_id")]
 
 
-def no_rollout(_connection: Connection, _scope: Scope, _rollout_id: str) -> dict[str, Any] | None:
-    """Read nothing: the event's own facts are told."""
-    return None
+def read_rollout(connection: Connection, scope: Scope, rollout_id: str) -> dict[str, Any] | None:
+    """Return a rollout as its page shows it, None when it is gone: then the event's own facts are told."""
+    try:
+        return show_rollout(connection, scope, get_rollout(connection, scope, rollout_id))
+    except NotFoundError:
+        return None

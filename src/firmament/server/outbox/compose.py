@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import random  # noqa: TID251 - here the generator is made that others take as an argument
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from firmament.server.notify import expiry
 from firmament.server.notify.decide import Rules
-from firmament.server.notify.worker import Notifier, no_rollout
+from firmament.server.notify.worker import Notifier
 from firmament.server.outbox.model import OutletKind
 from firmament.server.outbox.senders import BrokerSender, MailSender, WebhookSender
 from firmament.server.outbox.wake import Waker
@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from firmament.core.clock import Clock
-    from firmament.server.database.port import Connection, Database
+    from firmament.server.database.port import Database
     from firmament.server.releases.service import Publisher
-    from firmament.server.scope import Scope
     from firmament.server.settings import ServerSettings
 
 DELIVER_S: Final = 1.0
@@ -51,8 +50,6 @@ def make_out(
     database: Database,
     clock: Clock,
     publisher: Publisher,
-    *,
-    read_rollout: Callable[[Connection, Scope, str], dict[str, Any] | None] = no_rollout,
 ) -> Out:
     """Build it from the settings."""
     rng = random.Random()  # noqa: S311 - it spreads retries, it keeps no secret
@@ -83,7 +80,6 @@ def make_out(
             quiet_until=quiet_until,
         ),
         base_url=public_url,
-        read_rollout=read_rollout,
     )
 
     async def tell_expiries() -> None:
