@@ -36,6 +36,7 @@ from firmament.agent.machine import State
 from firmament.agent.policy import Answer, Mode
 from firmament.agent.socket import ControlServer, Conversation, Request
 from firmament.agent.storage import compose_storage
+from firmament.core.fields import Fields
 from firmament.core.manifest import UpdateClass
 from firmament.durable import make_directory_durably
 from firmament.errors import (
@@ -43,6 +44,8 @@ from firmament.errors import (
     LockedError,
     MalformedError,
     RestartNeededError,
+    SettingError,
+    error_for_code,
 )
 from firmament.log import logger
 
@@ -53,11 +56,11 @@ if TYPE_CHECKING:
     from firmament.agent.agent import Agent
     from firmament.agent.bootctl.port import BootControl
     from firmament.agent.compose import World
+    from firmament.agent.page import Page
     from firmament.agent.settings import AgentSettings
     from firmament.agent.status import Status
     from firmament.agent.storage import Storage
     from firmament.core.clock import Clock
-    from firmament.core.fields import Fields
     from firmament.durable import Disk
 
 log = logger("agent.daemon")
@@ -70,7 +73,7 @@ MAX_WAIT_S: Final = 60.0
 OWNER: Final = "owner"
 """Who answers on the local page: somebody who read the one-time code off the device."""
 MAX_WISH_S: Final = 366 * 86_400
-READ_ONLY: Final = frozenset({"status", "history", "watch"})
+READ_ONLY: Final = frozenset({"status", "history", "watch", "page"})
 COMMANDS: Final = frozenset({"check", "download", "verify", "apply", "all", "confirm", "revert", "answer", "consent"})
 SURFACES: Final = frozenset({"command", "menu", "socket"})
 """What a client of the socket may call itself."""
@@ -132,6 +135,7 @@ class Daemon:
         self._degraded: FirmamentError | None = None
         self._degraded_for_s = FIRST_DEGRADED_S
         self._world: World | None = None
+        self._page: Page | None = None
 
     def run(self) -> int:
         """Run until `end`; return the exit code: 0, or RestartNeededError's on a simulated machine.
@@ -142,12 +146,16 @@ class Daemon:
         with InstanceLock(self._settings.state_directory):
             storage = compose_storage(self._settings, disk=self._disk, clock=self._clock)
             server = ControlServer(self._settings.socket, group=self._settings.socket_group, handle=self._handle)
-            hooks = Hooks(self._settings.hooks)
+            page = self._make_page()
+            hooks = Hooks(self._settings.hooks, page_code=lambda: page.code.value if page is not None else "")
             storage.boot.start()
             tender = threading.Thread(target=self._tend, args=(storage.boot,), name="tender", daemon=True)
             tender.start()
             try:
                 server.start()
+                if page is not None:
+                    page.start()
+                self._page = page
                 self._notifier.say("READY=1", f"MAINPID={os.getpid()}")
                 return self._loop(storage, hooks)
             finally:
@@ -159,11 +167,34 @@ class Daemon:
                     for conversation in self._watching:
                         conversation.error(LockedError("The daemon ends"))
                 server.close()
+                if page is not None:
+                    page.close()
                 hooks.close()
                 tender.join(2 * MAX_TEND_S)
                 storage.boot.stop()
                 if self._world is not None:
                     self._world.close()
+
+    def _make_page(self) -> Page | None:
+        if self._settings.page is None:
+            return None
+        from firmament.agent.page import Page  # a device without a page does not pay for it
+
+        return Page(self._settings.page, self._clock, look=self._look, say=self._say)
+
+    def _look(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        with self._lock:
+            return dict(self._status), list(self._history)
+
+    def _say(self, action: str) -> None:
+        """Take an answer from the page, as the owner; raises what the engine raises."""
+        conversation = Conversation()
+        arguments = Fields({"action": action, "via": "page"}, what="arguments")
+        self._handle(Request("consent", arguments, os.getuid(), OWNER), conversation)
+        for line in conversation.lines():
+            if "error" in line:
+                found = line["error"]
+                raise error_for_code(found["code"])(found["problem"], **found["facts"])
 
     def end(self) -> None:
         """Ask the daemon to end at the next safe point; any thread or signal handler may call it."""
@@ -345,6 +376,11 @@ class Daemon:
             with self._lock:
                 self._watching.append(conversation)
                 conversation.event({"event": "status", **self._status})
+        elif request.command == "page":
+            page = self._page
+            if page is None:
+                raise SettingError("There is no page; set `listen` in [page]", path=self._settings.path)
+            conversation.result({"url": page.url, "code": page.code.value})
         elif request.command in READ_ONLY:
             with self._lock:
                 value = self._status if request.command == "status" else {"attempts": self._history}

@@ -25,6 +25,7 @@ from firmament.agent.machine import State
 from firmament.log import logger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from firmament.agent.settings import HookSettings
@@ -53,7 +54,8 @@ _Call = tuple[str, dict[str, str], threading.Event]
 class Hooks:
     """A listener for `events.Events` that runs hooks one after the other in a thread of its own."""
 
-    def __init__(self, settings: HookSettings) -> None:
+    def __init__(self, settings: HookSettings, *, page_code: Callable[[], str] = str) -> None:
+        self._page_code = page_code
         self._directory = settings.directory
         self._timeout_s = settings.timeout_s
         self._calls: queue.Queue[_Call | None] = queue.Queue(MAX_WAITING)
@@ -75,7 +77,10 @@ class Hooks:
                 self._percent = event.percent
                 name, facts = ON_PROGRESS, {"STATE": State.FETCHING.value}
             case Asked():
-                name, facts = ON_OFFER, {"STATE": State.WAITING.value}
+                name, facts = (
+                    ON_OFFER,
+                    {"STATE": State.WAITING.value, "TEXT": event.text, "PAGE_CODE": self._page_code()},
+                )
             case _:
                 return
         if name is None or self._directory is None:

@@ -9,6 +9,7 @@ not a setting: that is provisioned (provision.py).
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,7 @@ MAX_CONFIG_LENGTH_BYTES: Final = 64 * 1024
 MAX_PATH_LENGTH: Final = 4096
 MAX_HEALTH_CHECKS: Final = 16
 _LANGUAGE: Final = re.compile(r"[a-z]{2,3}(?:-[A-Za-z0-9]{2,8})?")
+MAX_PORT: Final = 65_535
 _GIGABYTE: Final = 1_000_000_000
 
 
@@ -137,6 +139,8 @@ SETTINGS: Final = (
     Setting("transfer", "request_deadline_s", "integer", "60", "Longest time for any other exchange.", "seconds"),
     Setting("transfer", "connect_timeout_s", "integer", "15", "Longest time to connect, TLS included.", "seconds"),
     Setting("transfer", "idle_timeout_s", "integer", "30", "Longest silence of a peer.", "seconds"),
+    Setting("page", "listen", "text", "none",
+            "Serve the owner's page here, e.g. `127.0.0.1:8734` or the address of a USB gadget. Not on open networks."),
     Setting("hooks", "directory", "path", "none",
             "Scripts `on_offer`, `on_progress`, `on_restart_in`, `on_done`, `on_failed`, where they exist."),
     Setting("hooks", "timeout_s", "integer", "10", "A hook that runs longer is ended.", "seconds"),
@@ -172,6 +176,15 @@ class OwnerSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class PageSettings:
+    """Where the owner's page is served; see page.py."""
+
+    host: str
+    port: int
+    language: str
+
+
+@dataclass(frozen=True, slots=True)
 class AgentSettings:
     """The file as values; slots, boot control and health checks are made of theirs in compose.py."""
 
@@ -191,6 +204,8 @@ class AgentSettings:
     transfer: TransferSettings = field(default_factory=TransferSettings)
     hooks: HookSettings = field(default_factory=HookSettings)
     owner: OwnerSettings = field(default_factory=OwnerSettings)
+    page: PageSettings | None = None
+    """None: there is no page."""
 
 
 def settings_table() -> tuple[Setting, ...]:
@@ -245,7 +260,8 @@ def parse_settings(table: dict[str, Any], path: Path) -> AgentSettings:
         trial=TrialSettings.from_fields(top.object("trial", optional=True)),
         policy=Policy.from_fields(top.object("policy", optional=True)),
         transfer=_transfer(top.object("transfer", optional=True)),
-        owner=_owner(top.object("owner", optional=True)),
+        owner=(owner := _owner(top.object("owner", optional=True))),
+        page=_page(top.object("page", optional=True), owner.language),
         hooks=HookSettings(
             directory=_path(hooks, "directory", "/") if "directory" in hooks else None,
             timeout_s=hooks.integer("timeout_s", minimum=1, maximum=600, default=10),
@@ -258,6 +274,23 @@ def _owner(fields: Fields) -> OwnerSettings:
         language=fields.text("language", pattern=_LANGUAGE, default="en"),
         offline_s=fields.integer("offline_s", minimum=1, maximum=86_400, default=120),
     )
+
+
+def _page(fields: Fields, language: str) -> PageSettings | None:
+    listen = fields.text("listen", default="")
+    if not listen:
+        return None
+    host, _, port = listen.rpartition(":")
+    try:
+        address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+        number = int(port)
+    except ValueError:
+        raise SettingError(
+            "The address of the page is not well formed", found=listen, expected="127.0.0.1:8734"
+        ) from None
+    if not 0 <= number <= MAX_PORT or address.is_unspecified or not (address.is_private or address.is_link_local):
+        raise SettingError("The page is for the device's own or a local address", found=listen)
+    return PageSettings(str(address), number, language)
 
 
 def _refuse_unknown(table: dict[str, Any], top: Fields) -> None:

@@ -224,6 +224,71 @@ def status(context: click.Context, watch: bool) -> None:  # noqa: FBT001
 @program.command()
 @output_options
 @click.pass_context
+def page(context: click.Context) -> None:
+    """Say where the owner's page is, and the one-time code for the next answer there."""
+    from firmament.agent.socket import ControlClient
+    from firmament.errors import FileError
+
+    settings = load_settings(context)
+    client = ControlClient.connect(settings.socket)
+    if client is None:
+        raise FileError("There is no daemon; start `firmament-agent run`", socket=settings.socket)
+    found = client.ask("page", {})
+    output().document("page", found, lines=[f"{found['url']}   code {found['code']}"])
+
+
+@program.command()
+@output_options
+@click.pass_context
+def slots(context: click.Context) -> None:
+    """Show both slots: what is in them, which is booted, primary and armed."""
+    from firmament.agent.storage import compose_storage
+    from firmament.core.clock import SystemClock
+    from firmament.durable import RealDisk
+
+    settings = load_settings(context)
+    status = look(settings)
+    storage = compose_storage(settings, disk=RealDisk(), clock=SystemClock())
+    boot = storage.boot
+    booted, primary, armed = boot.booted(), boot.primary(), boot.armed()
+    rows = []
+    for slot in (storage.slots.a, storage.slots.b):
+        held = [
+            (release, words)
+            for release, words in ((status.get("running"), "running"), (status.get("previous"), "previous"))
+            if release and release["slot"] == slot.label.value
+        ]
+        attempt = status.get("attempt") or {}
+        holds = held[0][0]["version"] if held else ""
+        if not held and attempt.get("slot") == slot.label.value:
+            holds = str(attempt.get("release_id") or "").rpartition("/")[2]
+        rows.append(
+            {
+                "slot": slot.label.value,
+                "holds": holds,
+                "state": held[0][1] if held else status.get("state") if holds else "",
+                "booted": slot.label is booted,
+                "primary": slot.label is primary,
+                "armed": slot.label is armed,
+                "capacity_bytes": slot.capacity_bytes(),
+            }
+        )
+    out = output()
+    table = [
+        [
+            row["slot"],
+            row["holds"] or "-",
+            row["state"] or "-",
+            " ".join(word for word in ("booted", "primary", "armed") if row[word]) or "-",
+        ]
+        for row in rows
+    ]
+    out.document("slots", {"slots": rows}, lines=out.table(table, header=["slot", "holds", "state", "boot control"]))
+
+
+@program.command()
+@output_options
+@click.pass_context
 def history(context: click.Context) -> None:
     """List the attempts that ended on this device."""
     from firmament.agent.socket import ControlClient

@@ -80,6 +80,8 @@ SCHEMAS: Final[dict[str, str]] = {
     "consent":             "state release_id class consent offer blocked",
     "history":             "attempts",
     "installed":           "files",
+    "page":                "url code",
+    "slots":               "slots",
     "provisioned":         "device_id product hardware server",
     "status":              "v state",
     # trying out
