@@ -78,6 +78,8 @@ def errors_page() -> str:
                 ["0", "done"],
                 ["1", "failed in a way that has no code of its own"],
                 ["2", "usage: the command line could not be understood"],
+                ["3", "what was watched or planned ended badly: a rollout halted, a plan is blocked"],
+                ["6", "timed out waiting for it"],
                 *[
                     [str(cls.exit_code), f"`{cls.code}`"]
                     for cls in sorted(error_classes(), key=lambda cls: cls.exit_code)

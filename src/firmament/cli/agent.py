@@ -35,7 +35,8 @@ TRIES: Final = frozenset({"apply", "all", "confirm", "revert"})
 """Commands that may start or examine an image."""
 MARKS: Final = {"good": "ok  ", "warning": "warn", "bad": "BAD "}
 
-EPILOG: Final = """Exit codes: 0 done; 1 failed; 2 usage; 5 nothing to do; 10 restart needed; 11 waiting for the
+EPILOG: Final = """Exit codes: 0 done; 1 failed; 2 usage; 3 what was watched or planned ended badly; 5 nothing to do;
+6 timed out waiting; 10 restart needed; 11 waiting for the
 user; 20-39 trust; 40-49 not for this device; 50-59 transfer; 60-69 slot; 70-79 state; 80-89 request; 90-99 policy;
 100-109 this machine; 130 interrupted."""
 

@@ -85,6 +85,24 @@ class Output:
         if not self.as_json:
             print(f"Next: {text}", file=sys.stderr)
 
+    def paint(self, text: str, color: str) -> str:
+        """Return text in a colour where that is wanted; a colour never says more than its word."""
+        return click.style(text, fg=color) if color and self.has_color else text
+
+    @property
+    def has_color(self) -> bool:
+        """Whether stdout is painted: NO_COLOR, CLICOLOR_FORCE, ``color`` in the settings, a terminal that can."""
+        from firmament.cli import config
+
+        if os.environ.get("NO_COLOR"):
+            return False
+        wish = config.lookup("color").value
+        if wish != "auto":
+            return wish == "always"
+        if os.environ.get("CLICOLOR_FORCE", "0") != "0":
+            return True
+        return sys.stdout.isatty() and os.environ.get("TERM", "") not in {"", "dumb"}
+
     def table(self, rows: Sequence[Sequence[object]], *, header: Sequence[str]) -> list[str]:
         """Align columns on a terminal; separate them by tabs when stdout is piped."""
         cells = [[str(cell) for cell in row] for row in (header, *rows)]

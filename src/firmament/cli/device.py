@@ -36,18 +36,28 @@ def _what_and_where(function: Callable[..., Any]) -> Callable[..., Any]:
 @group.command(name="list")
 @_what_and_where
 @click.option("--product", help="Only this product.")
+@click.option("-q", "--query", "selector", default="", help="Only devices that match, e.g. 'hardware=C and tag=beta'.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many.")
 def list_devices(
-    server_url: str | None, ca: Path | None, workspace: Path | None, token_file: Path | None, product: str | None
+    server_url: str | None,
+    ca: Path | None,
+    workspace: Path | None,
+    token_file: Path | None,
+    product: str | None,
+    selector: str,
+    limit: int | None,
 ) -> None:
     """List devices, in the order they were enrolled."""
     found: list[dict[str, Any]] = []
     query = f"&product={element(product)}" if product else ""
+    query += f"&query={element(selector)}" if selector else ""
     with connect(server_url, ca, workspace, token_file) as client:
         cursor: str | None = "0"
-        while cursor is not None:
-            page = client.call("GET", f"/api/v1/devices?limit=500&cursor={cursor}{query}")
+        while cursor is not None and (limit is None or len(found) < limit):
+            page = client.call("GET", f"/api/v1/devices?limit={min(limit or 500, 500)}&cursor={cursor}{query}")
             found += page["devices"]
             cursor = page["next"]
+    found = found[:limit]
     out = output()
     rows = [
         (
@@ -88,6 +98,44 @@ def show(
     ]
     lines += out.table(rows, header=("WHEN", "RELEASE", "STATUS", "CODE", "WHY")) if rows else ["no attempts yet"]
     out.document("device", {"device": device, "attempts": attempts}, lines=lines)
+
+
+@group.command()
+@click.option("-q", "--query", "selector", required=True, help="Which devices, e.g. 'site=Porto-03'.")
+@click.option("--add", "added", multiple=True, help="Tag to set; may be repeated.")
+@click.option("--remove", "removed", multiple=True, help="Tag to take away; may be repeated.")
+@click.option("--dry-run", is_flag=True, help="Say how many devices, and change nothing.")
+@click.option("--expect-count", type=int, help="Refuse unless it is about so many devices.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_what_and_where
+def tag(
+    server_url: str | None,
+    ca: Path | None,
+    workspace: Path | None,
+    token_file: Path | None,
+    selector: str,
+    added: tuple[str, ...],
+    removed: tuple[str, ...],
+    dry_run: bool,  # noqa: FBT001 - click's shape
+    expect_count: int | None,
+    yes: bool,  # noqa: FBT001
+) -> None:
+    """Tag the devices that a query selects."""
+    from firmament.cli.selection import confirm_count, count_text, require_count
+
+    if not added and not removed:
+        raise click.UsageError("Say what to --add or to --remove")
+    out = output()
+    with connect(server_url, ca, workspace, token_file) as client:
+        counted = client.call("GET", f"/api/v1/devices/count?query={element(selector)}")
+        if dry_run:
+            out.document("device-count", {**counted, "sample": []}, lines=[f"{count_text(counted)} devices match."])
+            return
+        require_count(expect_count, counted["count"])
+        confirm_count(counted["count"], is_sure=yes or expect_count is not None)
+        body = {"query": selector, "add": list(added), "remove": list(removed), "expect_count": counted["count"]}
+        answer = client.call("POST", "/api/v1/devices/tags", body)
+    out.document("changed", answer, lines=[f"{answer['changed']} devices changed."])
 
 
 @group.command()

@@ -26,6 +26,8 @@ COMMANDS: Final = {
         "server",
         below="doctor init run trust",
     ),
+    "rollout": LazyCommand("firmament.cli.rollout:group", "Plan, start, watch and steer rollouts."),
+    "group": LazyCommand("firmament.cli.group:group", "Name devices by a query or by hand."),
     "device": LazyCommand("firmament.cli.device:group", "Enrol, list, assign devices."),
     "operator": LazyCommand("firmament.cli.operator:group", "People and tokens of a firmware server."),
     "audit": LazyCommand("firmament.cli.audit:group", "Read, export and verify the chain of what happened."),
@@ -35,7 +37,8 @@ COMMANDS: Final = {
 }
 
 PROFILE_VARIABLE: Final = "FIRMAMENT_PROFILE"
-EPILOG: Final = """Exit codes: 0 done; 1 failed; 2 usage; 5 nothing to do; 10 restart needed; 11 waiting for the
+EPILOG: Final = """Exit codes: 0 done; 1 failed; 2 usage; 3 what was watched or planned ended badly; 5 nothing to do;
+6 timed out waiting; 10 restart needed; 11 waiting for the
 user; 20-39 trust; 40-49 not for this device; 50-59 transfer; 60-69 slot; 70-79 state; 80-89 request; 90-99 policy;
 100-109 this machine; 130 interrupted."""
 

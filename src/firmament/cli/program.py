@@ -164,6 +164,7 @@ def report(error: FirmamentError, out: Output | None = None) -> None:
             "retry": error.retry.value,
             "exit_code": error.exit_code,
             "facts": error.facts,
+            "request_id": error.facts.get("request_id"),
         }
         out.problem(document)
     else:
