@@ -49,7 +49,7 @@ def group() -> None:
 
 def _policy_options(function: F) -> F:
     for option in (
-        click.option("-q", "--query", "selector", default="", help="Which devices, e.g. 'group=field-eu and hardware=C'."),
+        click.option("-q", "--query", "selector", default="", help="Which devices, e.g. 'group=eu and hardware=C'."),
         click.option("--waves", default="", metavar="LIST", help="E.g. 50,1%,10%,50%,all; else a ramp is proposed."),
         click.option("--hold", default="", metavar="TIME", help="Wait so long after each wave, e.g. 2h."),
         click.option("--wait-for", type=click.Choice(["installed", "health"]), help="What a wave waits for."),
