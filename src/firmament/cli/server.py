@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from firmament.core.clock import Clock
+
 MARKS: Final = {Verdict.GOOD: "ok  ", Verdict.WARNING: "warn", Verdict.BAD: "BAD "}
 
 
@@ -154,6 +156,7 @@ def run(directory: Path, host: str | None, port: int | None, log_level: str, por
     from firmament.server.http.app import Server
 
     layout, settings = settings_of(directory)
+    clock = SystemClock()
     if host is not None:
         settings = dataclasses.replace(settings, host=host)
     if port is not None:
@@ -168,7 +171,18 @@ def run(directory: Path, host: str | None, port: int | None, log_level: str, por
             temporary.replace(port_file)
         out.note(f"Serving on https://{address}:{number} (stop with Ctrl-C)")
 
-    Server(layout, settings, SystemClock()).run(on_ready=on_ready)
+    Server(layout, settings, clock, make_pages=_console(clock)).run(on_ready=on_ready)
+
+
+def _console(clock: Clock) -> Callable[..., Any] | None:
+    """Return what makes the console's pages, None when its extra is not installed."""
+    try:
+        from firmament.console.app import make_console
+    except ModuleNotFoundError as error:
+        if error.name != "jinja2":
+            raise
+        return None
+    return make_console(clock)
 
 
 @group.command()

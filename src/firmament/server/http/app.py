@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import socket
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import uvicorn
 from fastapi import FastAPI
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from starlette.requests import Request
+    from starlette.types import ASGIApp
 
     from firmament.core.clock import Clock
     from firmament.server.database.port import Database
@@ -75,15 +76,38 @@ KEEP_ALIVE_S: Final = 15
 REFRESH_CHECK_S: Final = 3600.0
 HORIZON_CHECK_S: Final = 10.0
 CHECKPOINT_CHECK_S: Final = 10.0
+OPERATOR_PATHS: Final = ("/api/", "/health", "/metrics", "/openapi.json")
+"""What the operator API answers itself; other paths belong to the pages, when there are any."""
+
+
+class Pages(Protocol):
+    """What a floor above may serve beside the operator API, over that API: the console."""
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+
+    async def start(self) -> None:
+        """Begin; the server takes requests from now on."""
+
+    async def stop(self) -> None:
+        """End every answer that would otherwise go on for ever."""
 
 
 class Server:
     """One firmware server: everything `server run` holds, from lock to signer."""
 
-    def __init__(self, layout: Layout, settings: ServerSettings, clock: Clock) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        settings: ServerSettings,
+        clock: Clock,
+        *,
+        make_pages: Callable[[ASGIApp], Pages] | None = None,
+    ) -> None:
         self._layout = layout
         self._settings = settings
         self._clock = clock
+        self._make_pages = make_pages
         self._tasks: list[asyncio.Task[None]] = []
 
     def run(self, *, on_ready: Callable[[str, int], None]) -> None:
@@ -110,7 +134,7 @@ class Server:
         database = SqliteDatabase(layout.database)
         try:
             parts = self._parts(disk, signer, database)
-            application = Application(parts)
+            application = Application(parts, self._make_pages)
             config = uvicorn.Config(
                 application,
                 http=DeviceConnection,
@@ -129,7 +153,7 @@ class Server:
             DeviceConnection.head_deadline_s = settings.header_deadline_s
             DeviceConnection.max_connections = settings.max_connections
             quiet_uvicorn()
-            server = _UvicornServer(config, self, parts, on_ready)
+            server = _UvicornServer(config, self, parts, on_ready, application.pages)
             server.run(sockets=[listener])
         finally:
             database.close()
@@ -258,9 +282,15 @@ class _UvicornServer(uvicorn.Server):
     """uvicorn's server with our start and stop inside its loop."""
 
     def __init__(
-        self, config: uvicorn.Config, server: Server, parts: Parts, on_ready: Callable[[str, int], None]
+        self,
+        config: uvicorn.Config,
+        server: Server,
+        parts: Parts,
+        on_ready: Callable[[str, int], None],
+        pages: Pages | None,
     ) -> None:
         super().__init__(config)
+        self._pages = pages
         self._firmament = server
         self._parts = parts
         self._on_ready = on_ready
@@ -277,6 +307,8 @@ class _UvicornServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self._firmament.start(self._parts)
+        if self._pages is not None:
+            await self._pages.start()
         await super().startup(sockets)
         assert sockets
         host, port = sockets[0].getsockname()[:2]
@@ -285,15 +317,17 @@ class _UvicornServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._parts.out.stopping.set()
+        if self._pages is not None:
+            await self._pages.stop()  # before uvicorn waits for open answers
         await super().shutdown(sockets)
         await self._firmament.stop(self._parts)
         log.info("server.stopped")
 
 
 class Application:
-    """ASGI: devices first, then the operator's framework."""
+    """ASGI: devices first, then the operator's framework, then the pages over it."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, make_pages: Callable[[ASGIApp], Pages] | None = None) -> None:
         self._parts = parts
         settings = parts.settings
         downloads = Downloads(
@@ -303,6 +337,7 @@ class Application:
         )
         self._devices = DeviceApi(parts, downloads)
         self.operators = make_operator_app(parts)
+        self.pages = make_pages(self.operators) if make_pages is not None else None
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """Dispatch one request."""
@@ -330,7 +365,7 @@ class Application:
 
         try:
             self._parts.address_limit.require(address, started_s, what="requests from this address")
-            await self.operators(scope, receive, noting)
+            await self._answering(scope["path"])(scope, receive, noting)
         except GoneError:
             pass
         except FirmamentError as error:
@@ -347,6 +382,9 @@ class Application:
             address=address,
             duration_s=round(self._parts.clock.monotonic_s() - started_s, 4),
         )
+
+    def _answering(self, path: str) -> ASGIApp:
+        return self.operators if self.pages is None or path.startswith(OPERATOR_PATHS) else self.pages
 
 
 def make_operator_app(parts: Parts) -> FastAPI:

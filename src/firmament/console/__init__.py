@@ -1,0 +1,1 @@
+"""The web console: pages over the operator API. It holds no rule of its own."""

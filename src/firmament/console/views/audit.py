@@ -1,0 +1,36 @@
+"""Audit: who did what, when, in which order; a chain that cannot be rewritten unseen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from firmament.console.views.base import get
+from firmament.console.views.overview import person
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+
+    from firmament.console.visit import Visit
+
+PAGE: Final = 50
+
+
+async def shown(visit: Visit) -> Response:
+    """Show one page, newest first."""
+    subject, before = visit.query("subject").strip(), visit.query("before")
+    found = await visit.card(
+        visit.api.get("/events", subject=subject or None, before=before or None, newest=1, limit=PAGE)
+    )
+    events = sorted(found.value["events"], key=lambda event: -event["id"]) if found.value else []
+    return visit.page(
+        "audit.html",
+        found=found,
+        events=events,
+        subject=subject,
+        older=events[-1]["id"] if len(events) == PAGE else None,
+        chain=await visit.card(visit.api.get("/audit/head")),
+        person=person,
+    )
+
+
+VIEWS: Final = (get("/audit", shown),)
