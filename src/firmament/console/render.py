@@ -60,7 +60,7 @@ class Templates:
             short_number=formats.short_number,
             percent=formats.percent,
             limit=formats.limit_percent,
-            length=formats.length,
+            size=formats.length,
             duration=formats.duration,
             day=formats.day,
             absolute=formats.absolute,

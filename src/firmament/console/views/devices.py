@@ -334,7 +334,8 @@ async def tag(visit: Visit) -> Response:
 async def save_view(visit: Visit) -> Response:
     """Keep the query under a name."""
     fields = await visit.form()
-    await visit.api.post("/filters", {"name": fields.get("name", ""), "query": fields.get("query", "")})
+    name = quote(fields.get("name", "").strip(), safe="")
+    await visit.api.put(f"/filters/{name}", {"query": fields.get("query", "")})
     return visit.go("/devices?" + urlencode({"q": fields.get("query", "")}), said="view-saved")
 
 

@@ -58,13 +58,16 @@ async def sizes(visit: Visit, release: Mapping[str, Any]) -> list[dict[str, Any]
     """Return what devices download, per version they run now: delta or whole."""
     found = await visit.api.get("/devices/versions", product=release["product"])
     payloads = release["manifest"]["payloads"]
-    whole = next(payload["length"] for payload in payloads if payload["method"] == "whole")
+    whole = next(payload["length_bytes"] for payload in payloads if payload["method"] == "whole")
     digests = {other["digest"]: other["version"] for other in await _siblings(visit, release["product"])}
     deltas: dict[str, int] = {}
     for payload in payloads:
-        version = digests.get(payload.get("precursor_digest") or payload.get("precursor") or "")
+        precursor = payload.get("precursor_digest") or {}
+        version = next(
+            (digests[f"{kind}:{value}"] for kind, value in precursor.items() if f"{kind}:{value}" in digests), None
+        )
         if version is not None:
-            deltas[version] = min(payload["length"], deltas.get(version, payload["length"]))
+            deltas[version] = min(payload["length_bytes"], deltas.get(version, payload["length_bytes"]))
     rows = []
     for row in found["versions"]:
         if row["version"] in {release["version"], ""}:

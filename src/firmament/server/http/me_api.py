@@ -1,15 +1,19 @@
-"""Operator API: who a token speaks for, and what the published repositories are signed with."""
+"""Operator API: who a token speaks for, what the field runs, what the repositories are signed with."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from fastapi import Request  # noqa: TC002 - the framework reads the annotations when it runs
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
 from firmament.server.http.operator_base import OperatorPart
+from firmament.server.inventory import search
 from firmament.server.releases import trusted
 from firmament.server.scope import ALLOWED, Action
+
+COUNTS_KEPT_S: Final = 10.0
+MAX_KEPT: Final = 1000
 
 
 class Me(TypedDict):
@@ -52,11 +56,30 @@ class Trust(TypedDict):
     roles: list[TrustRole]
 
 
+class VersionCount(TypedDict):
+    """How many devices of a product run a version."""
+
+    product: str
+    version: str
+    count: int
+
+
+class VersionCounts(TypedDict):
+    """What the field runs, at most ten seconds old."""
+
+    total: int
+    versions: list[VersionCount]
+
+
 class MeApi(OperatorPart):
     """Questions that every page of the console begins with."""
 
     def add_routes(self) -> None:
         """See the base."""
+        self._versions: dict[tuple[int, str | None], tuple[float, dict[str, Any]]] = {}
+        self.router.get(
+            "/api/v1/devices/versions", response_model=VersionCounts, summary="Count devices by product and version"
+        )(self.versions)
         self.router.get("/api/v1/me", response_model=Me, summary="Say who this token speaks for")(self.me)
         self.router.get("/api/v1/trust", response_model=Trust, summary="List roles, keys and expiry")(self.trust)
 
@@ -75,6 +98,21 @@ class MeApi(OperatorPart):
                 for action in Action
             },
         }
+
+    async def versions(self, request: Request) -> dict[str, Any]:
+        """Count what the field runs; a whole table is read, so the answer is kept for some seconds."""
+        product = request.query_params.get("product")
+        scope = await self._readable(request, product=product)
+        key, now_s = (scope.tenant_id, product or scope.product), self._parts.clock.monotonic_s()
+        kept = self._versions.get(key)
+        if kept is not None and now_s - kept[0] < COUNTS_KEPT_S:
+            return kept[1]
+        found = await self._read(search.count_versions, scope, product)
+        answer = {"total": sum(row["count"] for row in found), "versions": found}
+        if len(self._versions) >= MAX_KEPT:
+            self._versions.clear()
+        self._versions[key] = (now_s, answer)
+        return answer
 
     async def trust(self, request: Request) -> dict[str, Any]:
         """Describe what is published now."""

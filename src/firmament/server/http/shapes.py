@@ -117,6 +117,8 @@ class Device(TypedDict):
     tags: list[str]
     site: str | None
     gateway: str | None
+    state: str
+    error: str
 
 
 class Devices(TypedDict):

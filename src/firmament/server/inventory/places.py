@@ -10,7 +10,7 @@ from firmament.errors import ConflictError, TooLargeError
 from firmament.server import events
 from firmament.server.events import Event
 from firmament.server.inventory.groups import device_rows
-from firmament.server.inventory.query_sql import FROM
+from firmament.server.inventory.query_sql import IDLE, FROM
 from firmament.server.inventory.search import condition, count_devices
 from firmament.server.scope import Action
 
@@ -94,9 +94,11 @@ def list_tags(connection: Connection, scope: Scope) -> list[dict[str, Any]]:
 
 
 def describe(connection: Connection, scope: Scope, row_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """Return tags, site and gateway of one page of devices."""
+    """Return tags, site, gateway, state and error of one page of devices."""
     del scope  # the rows were read in it
-    found: dict[int, dict[str, Any]] = {row_id: {"tags": [], "site": None, "gateway": None} for row_id in row_ids}
+    found: dict[int, dict[str, Any]] = {
+        row_id: {"tags": [], "site": None, "gateway": None, "state": IDLE, "error": ""} for row_id in row_ids
+    }
     if not found:
         return found
     marks = ", ".join("?" * len(found))
@@ -114,6 +116,15 @@ def describe(connection: Connection, scope: Scope, row_ids: Sequence[int]) -> di
     )
     for row in places:
         found[row["device_id"]] |= {"site": row["site"], "gateway": row["gateway"]}
+    for row in connection.execute(
+        f"SELECT device_id, code FROM device_failure WHERE device_id IN ({marks}) ORDER BY at", tuple(found)
+    ):
+        found[row["device_id"]]["error"] = row["code"]
+    for row in connection.execute(
+        f"SELECT device_id, state, code FROM attempt WHERE active = 1 AND device_id IN ({marks})", tuple(found)
+    ):
+        found[row["device_id"]]["state"] = row["state"]
+        found[row["device_id"]]["error"] = row["code"] or found[row["device_id"]]["error"]
     return found
 
 

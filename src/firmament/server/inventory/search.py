@@ -22,6 +22,7 @@ COUNT_CAP: Final = 10_000
 MAX_ATTRIBUTE_NAMES: Final = 100
 MAX_ATTRIBUTE_VALUES: Final = 20
 SAMPLE: Final = 5
+MAX_VERSIONS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,20 @@ def count_devices(
         (*where.parameters, cap + 1),
     ).fetchone()
     return Count(min(int(row["n"]), cap), int(row["n"]) > cap)
+
+
+def count_versions(connection: Connection, scope: Scope, product: str | None) -> list[dict[str, Any]]:
+    """Return how many devices run what, the most frequent first."""
+    if product is not None:
+        scope.require_product(product)
+    wanted = product or scope.product
+    rows = connection.execute(
+        "SELECT p.name AS product, d.version, COUNT(*) AS n FROM device d JOIN product p ON p.id = d.product_id "
+        "WHERE d.tenant_id = ? AND (CAST(? AS TEXT) IS NULL OR p.name = ?) "
+        "GROUP BY p.name, d.version ORDER BY n DESC, p.name, d.version LIMIT ?",
+        (scope.tenant_id, wanted, wanted, MAX_VERSIONS),
+    )
+    return [{"product": row["product"], "version": row["version"], "count": row["n"]} for row in rows]
 
 
 def sample_devices(connection: Connection, scope: Scope, where: Sql, limit: int = SAMPLE) -> list[str]:
