@@ -12,20 +12,13 @@ set -euo pipefail
 #   faketime            metadata at other dates
 #   tmux                the menu in a real terminal
 #   groff-base          manual pages
-<<<<<<< HEAD
 #   mosquitto           a real MQTT broker and its own subscriber
-#   tzdata              windows in device-local time
-#   qemu-system-*, u-boot-*, grub-pc-bin   the boot scripts run in the real U-Boot and GRUB
-ALL="ca-certificates curl openssl softhsm2 opensc e2fsprogs libubootenv-tool grub-common systemd faketime groff-base mosquitto mosquitto-clients tmux tzdata
-     qemu-system-arm qemu-system-x86 u-boot-qemu u-boot-tools grub-pc-bin"
-=======
 #   chromium, fonts-*   the console is tested in a real browser, and photographed
 #   tzdata              windows in device-local time
 #   qemu-system-*, u-boot-*, grub-pc-bin   the boot scripts run in the real U-Boot and GRUB
-ALL="ca-certificates curl openssl softhsm2 opensc e2fsprogs libubootenv-tool grub-common systemd faketime groff-base tmux tzdata
+ALL="ca-certificates curl openssl softhsm2 opensc e2fsprogs libubootenv-tool grub-common systemd faketime groff-base mosquitto mosquitto-clients tmux tzdata
      qemu-system-arm qemu-system-x86 u-boot-qemu u-boot-tools grub-pc-bin
      chromium fonts-noto-core fonts-dejavu-core"
->>>>>>> 8d9a63c (Describe the console)
 [ $# -gt 0 ] || set -- $ALL
 missing=()
 for name in "$@"; do

@@ -28,6 +28,7 @@ class OperatorApi:
         self.router = APIRouter()
         for kind in (
             PeopleApi,
+            MeApi,
             ImageApi,
             InventoryApi,
             RolloutApi,
@@ -37,5 +38,4 @@ class OperatorApi:
             OutApi,
             MetricsApi,
         ):
-        for kind in (PeopleApi, MeApi, ImageApi, InventoryApi, RolloutApi, FleetApi, QuestionsApi, EvidenceApi):
             self.router.include_router(kind(parts).router)
