@@ -17,7 +17,7 @@ NOW_S = int(NOW.timestamp())
     ("found", "expected"),
     [
         (formats.number(95386), "95 386"),
-        (formats.number(None), "–"),
+        (formats.number(None), "\u2013"),
         (formats.short_number(100_000), "100k"),
         (formats.short_number(1_250_000), "1.2M"),
         (formats.short_number(4447), "4 447"),

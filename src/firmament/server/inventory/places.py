@@ -10,7 +10,7 @@ from firmament.errors import ConflictError, TooLargeError
 from firmament.server import events
 from firmament.server.events import Event
 from firmament.server.inventory.groups import device_rows
-from firmament.server.inventory.query_sql import IDLE, FROM
+from firmament.server.inventory.query_sql import FROM, IDLE
 from firmament.server.inventory.search import condition, count_devices
 from firmament.server.scope import Action
 
