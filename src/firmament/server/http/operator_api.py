@@ -10,9 +10,9 @@ from firmament.server.http.evidence_api import EvidenceApi
 from firmament.server.http.fleet_api import FleetApi
 from firmament.server.http.image_api import ImageApi
 from firmament.server.http.inventory_api import InventoryApi
+from firmament.server.http.me_api import MeApi
 from firmament.server.http.metrics_api import MetricsApi
 from firmament.server.http.out_api import OutApi
-from firmament.server.http.me_api import MeApi
 from firmament.server.http.people_api import PeopleApi
 from firmament.server.http.questions_api import QuestionsApi
 from firmament.server.http.rollout_api import RolloutApi
