@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from support.agent_device import until
 from support.server_world import World
 
 FIRMAMENT = [sys.executable, "-c", "from firmament.cli.main import main; main()"]
@@ -78,3 +79,68 @@ def test_tagging_many_says_how_many_and_refuses_when_that_changed(run):
     assert run("device", "tag", "-q", "hardware=rpi4", "--add", "beta", "--expect-count", "2")["changed"] == 2
     assert len(run("device", "list", "-q", "tag=beta")["devices"]) == 2
     assert run("device", "tag", "-q", "tag=beta", "--remove", "beta", "--yes")["changed"] == 2
+
+
+# --- rollouts ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def release(world):
+    world.publish_release("thermo", "2.0", 2, b"new" * 1000, hardware=("rpi4", "rpi5"), notes={"en": "Better."})
+    return "thermo/2.0"
+
+
+def test_a_rollout_from_plan_to_abort(run, world, release):
+    planned = run(
+        "rollout", "plan", release, "-q", "hardware=rpi4", "--waves", "1,all", "--limit", "2.5%", "--hold", "2h"
+    )
+    assert (planned["count"], [wave["count"] for wave in planned["waves"]]) == (2, [1, 1])
+    assert planned["policy"]["hold_s"] == 7200
+    assert planned["policy"]["gate"]["limit_ratio"] == 0.025
+    said = run("rollout", "plan", release, "-q", "hardware=rpi4", json_too=False)
+    assert "Matches    2 devices, 2 would get it" in said
+    assert run("rollout", "start", release, "-q", "hardware=rpi4", "--dry-run")["count"] == 2
+    assert run("rollout", "list")["rollouts"] == [], "nothing was started by looking"
+    run("rollout", "start", release, "-q", "hardware=rpi4", code=2)
+    run("rollout", "start", release, "-q", "hardware=rpi4", "--expect-count", "5", code=84)
+    made = run(
+        "rollout",
+        "start",
+        release,
+        "-q",
+        "hardware=rpi4",
+        "--name",
+        "Autumn",
+        "--waves",
+        "1,all",
+        "--expect-count",
+        "2",
+    )
+    name = made["rollout_id"]
+    assert [item["rollout_id"] for item in run("rollout", "list")["rollouts"]] == [name]
+    until(lambda: run("rollout", "show", name)["is_filled"])
+    watched = run("rollout", "watch", name, "--timeout", "1s", "--interval", "0.2", "--json", code=6, json_too=False)
+    assert {json.loads(line)["rollout_id"] for line in watched.splitlines()} == {name}, "JSON Lines"
+    text = run("rollout", "show", name, json_too=False)
+    assert "thermo/2.0" in text
+    assert "If nobody acts" not in text
+    assert "not started" in text
+    rows = run("rollout", "export", name, json_too=False).splitlines()
+    assert rows[0].split("\t")[0] == "device_id"
+    assert {row.split("\t")[0] for row in rows[1:]} == set(world.ids[:2])
+    preview = run("rollout", "pause", name, "--dry-run")
+    assert preview["sentence"].startswith("No new device starts.")
+    assert run("rollout", "pause", name)["state"] == "paused"
+    assert run("rollout", "resume", name)["state"] in {"running", "holding"}
+    assert run("rollout", "reasons", name)["reasons"] == []
+    run("rollout", "revert", name, "--reason", "test", "--yes", code=84)
+    assert run("device", "why", world.ids[0])["release"] == release
+    assert "ok  " in run("device", "why", world.ids[0], json_too=False)
+    assert "entries" in run("device", "timeline", world.ids[0])
+    assert run("rollout", "abort", name, "--reason", "over")["state"] == "aborted"
+    run("rollout", "watch", name, code=3)
+
+
+def test_a_plan_that_nothing_matches_says_so(run, release):
+    planned = run("rollout", "plan", release, "-q", "hardware=nothing", code=3)
+    assert planned["blockers"]

@@ -140,6 +140,55 @@ def tag(
 
 @group.command()
 @click.argument("device_id")
+@click.option("--release", default="", help="About this release (product/version) instead of the one meant for it.")
+@_what_and_where
+def why(
+    server_url: str | None,
+    ca: Path | None,
+    workspace: Path | None,
+    token_file: Path | None,
+    device_id: str,
+    release: str,
+) -> None:
+    """Say why a device has a release or not: every rule and what it says."""
+    asked = f"?release={element(release)}" if release else ""
+    with connect(server_url, ca, workspace, token_file) as client:
+        found = client.call("GET", f"/api/v1/devices/{element(device_id)}/why{asked}")
+    marks = {"pass": "ok  ", "wait": "wait", "block": "STOP"}
+    lines = [found["sentence"], ""]
+    for rule in found["rules"]:
+        lines.append(f"{marks.get(rule['verdict'], rule['verdict'][:4])}  {rule['rule']}: {rule['sentence']}")
+        if rule["hint"] and rule["verdict"] != "pass":
+            lines.append(f"      -> {rule['hint']}")
+    output().document("why", found, lines=lines)
+
+
+@group.command()
+@click.argument("device_id")
+@click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True, help="At most so many entries.")
+@_what_and_where
+def timeline(
+    server_url: str | None,
+    ca: Path | None,
+    workspace: Path | None,
+    token_file: Path | None,
+    device_id: str,
+    limit: int,
+) -> None:
+    """Show what happened to a device, newest first."""
+    with connect(server_url, ca, workspace, token_file) as client:
+        found = client.call("GET", f"/api/v1/devices/{element(device_id)}/timeline?limit={limit}")
+    out = output()
+    rows = [
+        (_moment(item["at"]), item["kind"], item["release"], item["status"], item["code"], item["message"])
+        for item in found["entries"]
+    ]
+    header = ("WHEN", "WHAT", "RELEASE", "STATUS", "CODE", "WHY")
+    out.document("timeline", found, lines=out.table(rows, header=header))
+
+
+@group.command()
+@click.argument("device_id")
 @click.argument("release")
 @_what_and_where
 def assign(

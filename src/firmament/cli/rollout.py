@@ -26,6 +26,7 @@ from firmament.cli.rollout_view import (
     rollout_lines,
 )
 from firmament.cli.selection import confirm_count, require_count, with_server
+from firmament.errors import ConflictError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -236,6 +237,8 @@ def _action(name: str, summary: str, *, takes_exclude: bool = False) -> None:
             if dry_run:
                 out.document("rollout-action", preview, lines=action_lines(preview))
                 return
+            if not preview["is_possible"]:
+                raise ConflictError(preview["why_not"] or "This cannot be done now", action=name, rollout=rollout)
             require_count(expect_count, preview["count"])
             sure = yes or expect_count is not None or not preview["needs_reason"]
             if not sure:

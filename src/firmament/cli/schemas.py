@@ -58,6 +58,8 @@ SCHEMAS: Final[dict[str, str]] = {
     "changed":             "changed",
     "device-count":        "count is_capped sample",
     "group":               "name query count sample",
+    "timeline":            "entries",
+    "why":                 "device_id release rules first_blocking sentence",
     "group-removed":       "name",
     "groups":              "groups",
     "enrolment":           "device_id file",

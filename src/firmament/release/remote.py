@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 
 import urllib3
 
-from firmament.core import canonical
 from firmament.core.fields import Fields
 from firmament.errors import (
     FileError,
@@ -215,7 +214,17 @@ def _mapped_errors(url: str) -> Iterator[None]:
 
 
 def _object(data: bytes, what: str) -> dict[str, Any]:
-    return canonical.decode_object(data, limit_bytes=MAX_ANSWER_LENGTH_BYTES, what=what)
+    """Read an answer: JSON as RFC 8259 has it, shares between 0 and 1 are fractions. Raises MalformedError."""
+    try:
+        value = json.loads(data, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise MalformedError(f"{what} is not valid JSON", reason=error) from error
+    return Fields(value, what=what).value
+
+
+def _refuse_constant(name: str) -> float:
+    msg = f"{name} is no number"
+    raise ValueError(msg)
 
 
 def _problem(status: int, data: bytes, request: str) -> FirmamentError:
