@@ -32,6 +32,8 @@ COMMANDS: Final = {
     "operator": LazyCommand("firmament.cli.operator:group", "People and tokens of a firmware server."),
     "audit": LazyCommand("firmament.cli.audit:group", "Read, export and verify the chain of what happened."),
     "notify": LazyCommand("firmament.cli.notify:group", "Whom the server tells, and what it told."),
+    "vulnerability": LazyCommand("firmament.cli.vulnerability:group", "Which devices still run what has a CVE."),
+    "compliance": LazyCommand("firmament.cli.compliance:group", "Evidence for regulators: who got which fix when."),
     "sim": LazyCommand("firmament.cli.sim:group", "Simulated devices, fleets and faults."),
     "demo": LazyCommand("firmament.cli.demo:command", "Play the whole main job in this terminal.", "all"),
 }

@@ -124,6 +124,11 @@ class OperatorApi:
         _, answer = self._exchange(method, path, body=data, headers=headers)
         return _object(answer, f"The answer to {method} {path}") if answer else {}
 
+    def put_json(self, path: str, data: bytes, *, method: str = "PUT") -> dict[str, Any]:
+        """Send JSON as it is, byte for byte; return the JSON object of the answer."""
+        _, answer = self._exchange(method, path, body=data, headers={"Content-Type": "application/json"})
+        return _object(answer, f"The answer to {method} {path}")
+
     def lines(self, path: str, *, limit_bytes: int) -> Iterator[bytes]:
         """Yield the lines of a long answer as they come, each at most `limit_bytes`; raises as `call`."""
         with _mapped_errors(self._url):

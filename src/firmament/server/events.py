@@ -67,6 +67,9 @@ class Event(StrEnum):
     PERSON_DISABLED = "person.disabled"
     TOKEN_ISSUED = "token.issued"  # noqa: S105 - an event, not a secret
     TOKEN_REVOKED = "token.revoked"  # noqa: S105 - an event, not a secret
+    SBOM_ADDED = "sbom.added"
+    VULNERABILITY_STATED = "vulnerability.stated"
+    VULNERABILITY_DROPPED = "vulnerability.dropped"
     OUTLET_ADDED = "outlet.added"
     OUTLET_REMOVED = "outlet.removed"
     OUTLET_ENABLED = "outlet.enabled"

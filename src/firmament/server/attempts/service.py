@@ -193,7 +193,9 @@ def carry_out(connection: Connection, scope: Scope, device: Device, effects: Seq
 def _move(connection: Connection, scope: Scope, device: Device, effect: device_link.MoveAttempt, now: datetime) -> None:
     # The state was read before this transaction: look again, so that two reports cannot cross.
     row = connection.execute(
-        "SELECT uid, state, active, rollout_id, takes_back FROM attempt WHERE id = ?", (effect.row_id,)
+        "SELECT a.uid, a.state, a.active, a.rollout_id, a.takes_back, p.name AS product, r.version FROM attempt a "
+        "JOIN release r ON r.id = a.release_id JOIN product p ON p.id = r.product_id WHERE a.id = ?",
+        (effect.row_id,),
     ).fetchone()
     state = AttemptState(row["state"])
     if move(state, effect.to) is None:
@@ -220,6 +222,7 @@ def _move(connection: Connection, scope: Scope, device: Device, effect: device_l
         now,
         subject=device.device_id,
         attempt_id=row["uid"],
+        release=f"{row['product']}/{row['version']}",
         was=state.value,
         state=effect.to.value,
         code=effect.code,

@@ -16,6 +16,7 @@ from firmament.server.http.out_api import OutApi
 from firmament.server.http.people_api import PeopleApi
 from firmament.server.http.questions_api import QuestionsApi
 from firmament.server.http.rollout_api import RolloutApi
+from firmament.server.http.sbom_api import SbomApi
 
 if TYPE_CHECKING:
     from firmament.server.parts import Parts
@@ -35,6 +36,7 @@ class OperatorApi:
             FleetApi,
             QuestionsApi,
             EvidenceApi,
+            SbomApi,
             OutApi,
             MetricsApi,
         ):

@@ -1,0 +1,1 @@
+"""Evidence about releases: bills of materials, vulnerabilities, who still runs them, compliance report."""
