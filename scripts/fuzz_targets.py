@@ -46,10 +46,14 @@ from firmament.payload.sealed import Header
 from firmament.protocol.v1 import envelope, messages
 from firmament.release import build, mcuboot_build, setup
 from firmament.server import authority, signer
+from firmament.server.audit.signer import Signed, decode_audit_state
+from firmament.server.evidence.sbom import read_sbom
+from firmament.server.evidence.statements import read_statements
 from firmament.server.http import ranges
+from firmament.server.outbox.guard import judge
 from firmament.server.settings import read_settings
 from firmament.sim.disk import SimDisk
-from firmament.trust import ceremony, device_keys, hsm, keys, legacy, repository
+from firmament.trust import audit, ceremony, device_keys, hsm, keys, legacy, merkle, repository
 from firmament.trust.floors import Floors
 
 if TYPE_CHECKING:
@@ -551,6 +555,68 @@ class Memory:
 MAX_REFDELTA_BYTES: Final = 400_000
 
 
+SBOM_SEED: Final = canonical.encode(
+    {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "components": [
+            {
+                "name": "openssl",
+                "version": "3.0.11-1",
+                "purl": "pkg:deb/debian/openssl@3.0.11-1",
+                "licenses": [{"license": {"id": "MIT"}}],
+            },
+            {"name": "a", "group": "b", "components": [{"name": "c", "licenses": [{"expression": "MIT OR BSD"}]}]},
+        ],
+    }
+)
+STATEMENT_SEEDS: Final = tuple(
+    json.dumps(value).encode()
+    for value in (
+        {
+            "id": "O-1",
+            "aliases": ["CVE-1"],
+            "severity": [{"score": 9.8}],
+            "affected": [
+                {
+                    "package": {"ecosystem": "Debian", "name": "a"},
+                    "ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "1.2"}]}],
+                },
+                {"package": {"name": "b"}, "versions": ["1"]},
+            ],
+        },
+        {
+            "bomFormat": "CycloneDX",
+            "components": [{"bom-ref": "r", "name": "z"}],
+            "vulnerabilities": [
+                {
+                    "id": "CVE-2",
+                    "ratings": [{"severity": "high"}],
+                    "affects": [{"ref": "r"}, {"ref": "pkg:pypi/x@1", "versions": [{"version": "1"}]}],
+                }
+            ],
+        },
+        {"name": "CVE-3", "affects": [{"name": "a", "introduced": "1", "fixed": "2"}]},
+    )
+)
+
+
+def run_audit_export(data: bytes) -> None:
+    key = audit.read_key(vector("audit")["public_key"])
+    audit.verify_export(data.splitlines(), key)
+
+
+def run_proof(data: bytes) -> None:
+    value = canonical.decode_object(data, limit_bytes=LIMIT_BYTES, what="input")
+    head = merkle.open_tree_head(value.get("tree_head"), audit.read_key(vector("audit")["public_key"]))
+    proof = merkle.read_proof(Fields(value, what="input"), "proof")
+    merkle.verify_inclusion(merkle.leaf_hash(b"leaf 3"), index=3, size=head.size, proof=proof, root_hash=head.root)
+
+
+def run_webhook_address(data: bytes) -> None:
+    judge(data.decode("latin-1"), allowed=[], look_up=lambda host, _port: [host])
+
+
 def targets() -> list[Target]:
     """Every decoder with its seeds."""
     canon, mani, mess, enve = vector("canonical"), vector("manifest"), vector("messages"), vector("envelope")
@@ -597,6 +663,12 @@ def targets() -> list[Target]:
         Target("certificate request", run_csr, (csr_seed(),), (b"-----BEGIN CERTIFICATE REQUEST-----\n", b"A" * 64)),
         Target("certificate", run_certificate, (b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n", bytes.fromhex("3082000030")), (b"\x30\x82", b"\x06\x03\x55\x04\x03")),
         Target("token URI", lambda data: hsm.parse_uri(data.decode("latin-1")), (b"hsm:label=root;token=custodian%201",), (b";", b"=", b"%", b"label=")),
+        Target("audit export", run_audit_export, tuple("\n".join(case["lines"]).encode() for case in vector("audit")["exports"]), JSON_TOKENS),
+        Target("tree head and proof", run_proof, (canonical.encode({"tree_head": vector("audit")["release_log"]["tree_head"], "proof": vector("audit")["release_log"]["inclusion"][3]}),), JSON_TOKENS),
+        Target("signer audit state", decode_audit_state, (canonical.encode({"tenants": {"1": Signed().to_json()}, "v": 1}),), JSON_TOKENS),
+        Target("bill of materials", read_sbom, (SBOM_SEED,), JSON_TOKENS),
+        Target("vulnerability statement", read_statements, STATEMENT_SEEDS, JSON_TOKENS),
+        Target("webhook address", run_webhook_address, (b"https://host.example:8443/a?b=c", b"https://[::1]/"), (b"https://", b"@", b"[", b"]:", b"#")),
         *refdelta_targets(),
         Target("sealed header", run_sealed_header, (sealed_header_seed(),), (b"OTAE", b"\xff" * 8)),
         Target("MCUboot image", run_mcuboot, mcuboot_seeds(), (b"\x3d\xb8\xf3\x96", b"\xff" * 4)),

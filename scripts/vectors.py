@@ -16,6 +16,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from firmament.core import canonical
 from firmament.core.digest import Digest
@@ -31,6 +32,7 @@ from firmament.core.manifest import (
 from firmament.protocol.status import AttemptStatus, ConsentAnswer
 from firmament.protocol.v1 import messages, paths
 from firmament.protocol.v1.envelope import CONSENT_TYPE, REPORT_TYPE, Envelope, pre_authentication_encoding
+from firmament.trust import audit, merkle
 
 HERE = Path(__file__).resolve().parent.parent
 VECTORS = HERE / "src/firmament/protocol/vectors"
@@ -442,6 +444,94 @@ def envelope_vectors() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def audit_vectors() -> dict[str, Any]:
+    """Make a chain, checkpoints and a release log, with what a verifier must say about each."""
+    key = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"an audit key for test vectors").digest())
+    stranger = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"another audit key").digest())
+    found, chain = audit.GENESIS, []
+    for number, (kind, subject, facts) in enumerate(
+        [
+            ("product.added", "thermo", {}),
+            ("release.published", "thermo/1.0", {"sequence_number": 1, "notes": "größer ≤ 2"}),
+            ("device.enrolled", str(DEVICE), {"hardware": "rpi4", "again": False}),
+            ("attempt.moved", str(DEVICE), {"code": "", "state": "confirmed", "was": None}),
+        ],
+        1,
+    ):
+        value = audit.event_value(
+            tenant=1,
+            number=number,
+            at=1_795_176_000 + number,
+            kind=kind,
+            actor="person:alice",
+            subject=subject,
+            facts=facts,
+        )
+        digest = audit.event_digest(value)
+        found = audit.extend(found, digest)
+        chain.append({"canonical": text(value), "digest": digest.hex(), "hash": found.hex()})
+    heads = [bytes.fromhex(entry["hash"]) for entry in chain]
+    checkpoints = {n: audit.Checkpoint(1, n, heads[n - 1], 1_795_180_000) for n in (2, 4)}
+    signed = {n: audit.sign_checkpoint(key, checkpoint).to_json() for n, checkpoint in checkpoints.items()}
+    header = {
+        "schema": audit.EXPORT_SCHEMA,
+        "tenant": 1,
+        "first": 1,
+        "previous": audit.GENESIS.hex(),
+        "keyid": signed[2]["keyid"],
+    }
+    lines = [text(header)]
+    for number, entry in enumerate(chain, 1):
+        lines.append(text({"event": json.loads(entry["canonical"]), "hash": entry["hash"]}))
+        if number in signed:
+            lines.append(text({"checkpoint": signed[number]}))
+    lines.append(text({"end": {"number": 4, "hash": heads[3].hex()}}))
+    cut = [*lines[:4], text({"end": {"number": 2, "hash": heads[1].hex()}})]
+    foreign = audit.sign_checkpoint(stranger, checkpoints[2]).to_json()
+    leaves = [f"leaf {number}".encode() for number in range(7)]
+    hashed = [merkle.leaf_hash(leaf) for leaf in leaves]
+    tree_head = merkle.TreeHead(1, 7, merkle.root(hashed), 1_795_180_000)
+    return {
+        "about": "docs/protocol/audit.md. The key is known to everybody: never trust it. `kept` are checkpoints that the auditor "
+        "has from before; `broken_at` is the number of the first event that is wrong, null when nothing is.",
+        "public_key": audit.raw_key(key.public_key()).hex(),
+        "chain": chain,
+        "exports": [
+            {"name": "whole", "lines": lines, "kept": [signed[4]], "broken_at": None},
+            {
+                "name": "an actor changed",
+                "lines": [line.replace("alice", "mallory", 1) if "device.enrolled" in line else line for line in lines],
+                "kept": [],
+                "broken_at": 3,
+            },
+            {
+                "name": "an event removed",
+                "lines": [line for line in lines if "device.enrolled" not in line],
+                "kept": [],
+                "broken_at": 3,
+            },
+            {"name": "cut off, nothing kept", "lines": cut, "kept": [], "broken_at": None},
+            {"name": "cut off, a checkpoint was kept", "lines": cut, "kept": [signed[4]], "broken_at": 3},
+            {"name": "no end", "lines": lines[:-1], "kept": [], "broken_at": 5},
+            {
+                "name": "a checkpoint of another key",
+                "lines": [*lines[:3], text({"checkpoint": foreign}), *lines[4:]],
+                "kept": [],
+                "broken_at": 3,
+            },
+        ],
+        "release_log": {
+            "leaves": [leaf.decode() for leaf in leaves],
+            "roots": [merkle.root(hashed[:size]).hex() for size in range(8)],
+            "inclusion": [[part.hex() for part in merkle.inclusion_proof(hashed, index)] for index in range(7)],
+            "consistency": {
+                str(size): [part.hex() for part in merkle.consistency_proof(hashed, size)] for size in range(1, 8)
+            },
+            "tree_head": merkle.sign_tree_head(key, tree_head).to_json(),
+        },
+    }
+
+
 def build() -> dict[str, bytes]:
     """Return every vector file by name; the same bytes on every machine."""
     made = {
@@ -450,6 +540,7 @@ def build() -> dict[str, bytes]:
         "manifest-1.json": manifest_vectors(),
         "messages-1.json": message_vectors(),
         "envelope-1.json": envelope_vectors(),
+        "audit-1.json": audit_vectors(),
     }
     return {name: (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode() for name, value in made.items()}
 

@@ -17,6 +17,7 @@ from firmament.core.digest import Digest
 from firmament.errors import FirmamentError
 from firmament.protocol.v1 import messages, paths
 from firmament.protocol.v1.envelope import open_envelope, pre_authentication_encoding
+from firmament.trust import audit, merkle
 
 SCRIPT = Path(__file__).parents[2] / "scripts/vectors.py"
 VECTORS = resources.files("firmament.protocol") / "vectors"
@@ -157,3 +158,33 @@ def test_envelope_signature_refused(case):
     assert case["code"] == "trust/signature"
     with pytest.raises(InvalidSignature):
         verify(open_envelope(case["envelope"], expected_type=REPORT))
+
+
+@pytest.mark.parametrize("case", cases("audit", "exports"))
+def test_audit_exports(case):
+    key = audit.read_key(load("audit")["public_key"])
+    kept = [audit.open_checkpoint(envelope, key) for envelope in case["kept"]]
+    found = audit.verify_export([line.encode() for line in case["lines"]], key, kept=kept)
+    assert (found.broken.number if found.broken else None) == case["broken_at"]
+
+
+def test_audit_chain_by_the_formula():
+    found = bytes(32)
+    for entry in load("audit")["chain"]:
+        digest = hashlib.sha256(entry["canonical"].encode()).digest()
+        found = hashlib.sha256(b"firmament-audit-v1\n" + found + digest).digest()
+        assert (entry["digest"], entry["hash"]) == (digest.hex(), found.hex())
+
+
+def test_release_log():
+    log, key = load("audit")["release_log"], audit.read_key(load("audit")["public_key"])
+    leaves = [merkle.leaf_hash(leaf.encode()) for leaf in log["leaves"]]
+    head = merkle.open_tree_head(log["tree_head"], key)
+    assert [merkle.root(leaves[:size]).hex() for size in range(8)] == log["roots"]
+    for index, proof in enumerate(log["inclusion"]):
+        path = [bytes.fromhex(part) for part in proof]
+        merkle.verify_inclusion(leaves[index], index=index, size=head.size, proof=path, root_hash=head.root)
+    for size, proof in log["consistency"].items():
+        path = [bytes.fromhex(part) for part in proof]
+        old = bytes.fromhex(log["roots"][int(size)])
+        merkle.verify_consistency(old_size=int(size), old_root=old, new_size=head.size, new_root=head.root, proof=path)

@@ -99,7 +99,8 @@ def test_a_receiver_that_fails_is_tried_again_and_nothing_is_lost(world, hook):
     assert json.loads(last["body"])["subject"] == device.device_id
 
 
-def test_a_webhook_may_not_go_where_only_the_server_can(world):
+def test_68_a_webhook_may_not_go_where_only_the_server_can(world):
+    """Case 68: an operator asks the server to ask what only the server can reach."""
     add(world, "inside", "webhook", "https://[::1]:1/", takes="notifications")
     answer = world.admin.ask("POST", f"{BASE}/inside/test")
     assert (answer.json["ok"], answer.json["answer"].split(":")[0]) == (False, "request/forbidden")

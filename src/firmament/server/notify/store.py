@@ -36,8 +36,10 @@ def take_news(connection: Connection, tenant_id: int, news: Iterable[News], *, u
     """Open a notification for each, end what its subject had before, and move the cursor: one transaction."""
     for each in news:
         connection.execute(
-            "UPDATE notification SET closed_at = ? WHERE tenant_id = ? AND subject = ? AND closed_at IS NULL",
-            (each.at, tenant_id, each.subject),
+            # A stop that reverts by itself is over before anybody was told: it is still told, once.
+            "UPDATE notification SET closed_at = ? WHERE tenant_id = ? AND subject = ? AND closed_at IS NULL "
+            "AND NOT (severity = ? AND sent_at IS NULL)",
+            (each.at, tenant_id, each.subject, Severity.CRITICAL.value),
         )
         connection.execute(
             "INSERT INTO notification(tenant_id, subject, event_number, severity, title, body, link, at) "
@@ -112,8 +114,10 @@ def carry_out(connection: Connection, tenant_id: int, sends: Iterable[Send], now
                 connection.execute("UPDATE notification SET escalated_at = ? WHERE id = ?", (now, row_id))
             else:
                 connection.execute(
-                    "UPDATE notification SET sent_at = ?, repeats = repeats + ?, "
-                    "closed_at = CASE WHEN severity = ? THEN closed_at ELSE ? END WHERE id = ?",
+                    "UPDATE notification SET sent_at = ?, repeats = repeats + ?, closed_at = CASE WHEN severity = ? "
+                    "AND NOT EXISTS (SELECT 1 FROM notification newer WHERE newer.tenant_id = notification.tenant_id "
+                    "AND newer.subject = notification.subject AND newer.id > notification.id) "
+                    "THEN closed_at ELSE ? END WHERE id = ?",
                     (now, int(send.is_repeat), Severity.CRITICAL.value, now, row_id),
                 )
     return count
