@@ -1,6 +1,9 @@
 """What every test may rely on."""
 
 from hypothesis import HealthCheck, settings
+from support.databases import connection, database_kind, target
+
+__all__ = ("connection", "database_kind", "target")
 
 # Examples are few enough for the whole suite to stay quick, and no deadline: the machine may be busy.
 settings.register_profile(

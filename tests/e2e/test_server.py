@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+from support.databases import fresh_database
 from support.server_world import Client, World, run_command, sha256, submission
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
@@ -11,8 +12,8 @@ DATA = os.urandom(300_000)
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    made = World(tmp_path_factory.mktemp("world")).begin()
+def world(tmp_path_factory, database_kind):
+    made = World(tmp_path_factory.mktemp("world"), database=fresh_database(database_kind)).begin()
     yield made
     made.close()
 

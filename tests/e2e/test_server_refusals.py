@@ -12,6 +12,7 @@ from datetime import timedelta
 
 import pytest
 from securesystemslib.signer import CryptoSigner
+from support.databases import fresh_database
 from support.server_world import PASSWORD, Client, World, sha256, submission
 
 from firmament.core.digest import Digest
@@ -19,9 +20,9 @@ from firmament.trust.device_keys import IdentityKey
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(tmp_path_factory, database_kind):
     env = {"FIRMAMENT_SERVER_LOGIN_BURST": "100", "FIRMAMENT_SERVER_HEADER_DEADLINE_S": "1"}
-    made = World(tmp_path_factory.mktemp("world"), env=env).begin()
+    made = World(tmp_path_factory.mktemp("world"), env=env, database=fresh_database(database_kind)).begin()
     made.publish_release("thermo", "1.0", 10, b"one")
     made.publish_release("pump", "1.0", 10, b"pump one")
     yield made

@@ -1,11 +1,9 @@
 """A real server process on loopback, an author with keys, and devices; tests break one thing each."""
 
-import contextlib
 import hashlib
 import json
 import os
 import signal
-import sqlite3
 import ssl
 import subprocess
 import sys
@@ -27,12 +25,14 @@ from firmament.core.manifest import Image, Manifest, Payload
 from firmament.protocol.status import AttemptStatus
 from firmament.protocol.v1.envelope import REPORT_TYPE, Envelope, pre_authentication_encoding
 from firmament.protocol.v1.messages import HPKE_PUBLIC_KEY_LENGTH_BYTES, PollRequest, Report
-from firmament.server.database.connection import connect, transact
+from firmament.server.database.opening import command_database
+from firmament.server.database.target import Target, database_target
 from firmament.server.layout import Layout
 from firmament.server.payloads.store import ServerDisk
 from firmament.server.people.passwords import hash_password
 from firmament.server.people.service import add_person
 from firmament.server.scope import Role, console
+from firmament.server.settings import read_settings
 from firmament.server.setup import initialise
 from firmament.trust import repository
 from firmament.trust.device_keys import IdentityKey
@@ -55,14 +55,14 @@ def run_command(*arguments: object, check: bool = True, env: dict[str, str] | No
     )
 
 
-def make_server(directory: Path) -> Path:
-    """As `firmament server init` does."""
+def make_server(directory: Path, database: dict[str, str] | None = None) -> Path:
+    """As `firmament server init` does; `database` as `fresh_database` returns it."""
     initialise(
         ServerDisk(),
         Layout(directory),
         names=["localhost"],
         addresses=["127.0.0.1"],
-        options={"port": 0},
+        options={"port": 0, **(database or {})},
         now=SystemClock().now(),
     )
     return directory
@@ -71,13 +71,18 @@ def make_server(directory: Path) -> Path:
 def add_operator(directory: Path, name: str, role: str) -> None:
     """As `firmament operator add` does, with a password that is hashed once."""
     now = SystemClock().now()
-    with contextlib.closing(connect(Layout(directory).database)) as connection:
-        transact(
-            connection,
+    with command_database(target_of(directory)) as database:
+        database.transact(
             lambda writing: add_person(
                 writing, console("test"), name=name, role=Role(role), password_hash=HASHED, now=now
-            ),
+            )
         )
+
+
+def target_of(directory: Path) -> Target:
+    """The database that a server's settings name."""
+    layout = Layout(directory)
+    return database_target(layout, read_settings(layout.settings, os.environ))
 
 
 class RunningServer:
@@ -140,14 +145,14 @@ class RunningServer:
     def ca(self) -> Path:
         return self.directory / "tls" / "ca.pem"
 
-    def database(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(f"file:{self.directory / 'database' / 'firmament.db'}?mode=ro", uri=True)
-        connection.row_factory = sqlite3.Row
-        return connection
-
     def rows(self, query: str, *arguments: object) -> list[dict]:
-        with contextlib.closing(self.database()) as connection:
-            return [dict(row) for row in connection.execute(query, arguments)]
+        with command_database(target_of(self.directory), read_only=True) as database:
+            return database.read(lambda reading: [dict(row) for row in reading.execute(query, arguments)])
+
+    def change(self, statement: str, *arguments: object) -> None:
+        """Do behind the server's back what no request can."""
+        with command_database(target_of(self.directory)) as database:
+            database.transact(lambda writing: writing.execute(statement, arguments))
 
     def events(self, kind: str) -> list[dict]:
         return [
@@ -388,10 +393,12 @@ class Device:
 class World:
     """A server, its author and its operators."""
 
-    def __init__(self, directory: Path, *, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, directory: Path, *, env: dict[str, str] | None = None, database: dict[str, str] | None = None
+    ) -> None:
         self.directory = directory
         server = directory / "server"
-        make_server(server)
+        make_server(server, database)
         self.password_file = directory / "password"
         self.password_file.write_text(PASSWORD + "\n")
         self.password_file.chmod(0o600)

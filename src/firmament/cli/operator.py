@@ -64,23 +64,20 @@ def add(name: str, role: str, directory: Path, password_file: Path | None) -> No
     """Add a person, on the server's own machine; the server may be running."""
     from firmament.cli.server import settings_of, who
     from firmament.core.clock import SystemClock
-    from firmament.server.database import connection as database
+    from firmament.server.database.opening import command_database
+    from firmament.server.database.target import database_target
     from firmament.server.people.passwords import hash_password
     from firmament.server.people.service import add_person
     from firmament.server.scope import Role, console
 
-    layout, _ = settings_of(directory)
+    layout, settings = settings_of(directory)
     hashed = hash_password(read_password(password_file, prompt=f"New password for {name}", confirm=True))
-    connection = database.connect(layout.database)
-    try:
+    with command_database(database_target(layout, settings)) as database:
         database.transact(
-            connection,
             lambda writing: add_person(
                 writing, console(who()), name=name, role=Role(role), password_hash=hashed, now=SystemClock().now()
-            ),
+            )
         )
-    finally:
-        connection.close()
     out = output()
     out.document("operator", {"name": name, "role": role}, lines=[f"{name} may sign in as {role}."])
     out.next_command(f"firmament operator login {name} --server https://HOST:4443 --ca {layout.ca}")

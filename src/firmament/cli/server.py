@@ -15,7 +15,8 @@ from firmament.core.clock import SystemClock
 from firmament.core.finding import Verdict
 from firmament.durable import read_file
 from firmament.errors import MalformedError
-from firmament.server.database.connection import connect, transact
+from firmament.server.database.opening import command_database
+from firmament.server.database.target import database_target
 from firmament.server.doctor import Doctor
 from firmament.server.events import Event, append
 from firmament.server.keys import read_online_keyids
@@ -220,7 +221,7 @@ def doctor(directory: Path) -> int:
 @output_options
 def trust(directory: Path, image: tuple[Path, ...], director: tuple[Path, ...]) -> None:
     """Import root files offline, while the server is stopped: the first ones decide whom it believes."""
-    layout, _ = settings_of(directory)
+    layout, settings = settings_of(directory)
     disk = ServerDisk()
     clock = SystemClock()
     if not image or not director:
@@ -239,10 +240,8 @@ def trust(directory: Path, image: tuple[Path, ...], director: tuple[Path, ...]) 
         assert trusted.root is not None
         assert trusted.director_root is not None
         versions = {"image": trusted.root.signed.version, "director": trusted.director_root.signed.version}
-        connection = connect(layout.database)
-        try:
-            transact(
-                connection,
+        with command_database(database_target(layout, settings)) as database:
+            database.transact(
                 lambda writing: append(
                     writing,
                     scope,
@@ -250,10 +249,8 @@ def trust(directory: Path, image: tuple[Path, ...], director: tuple[Path, ...]) 
                     clock.now(),
                     image=versions["image"],
                     director=versions["director"],
-                ),
+                )
             )
-        finally:
-            connection.close()
     _say_trusted(output(), versions)
 
 

@@ -15,7 +15,9 @@ from firmament.core.finding import Finding, Verdict
 from firmament.errors import FirmamentError
 from firmament.server import versions
 from firmament.server.authority import load_certificate
-from firmament.server.database.connection import connect
+from firmament.server.database.migrate import revision
+from firmament.server.database.opening import command_database
+from firmament.server.database.target import database_target
 from firmament.server.keys import DIRECTOR_ROLES, SIGNER_ROLES
 from firmament.server.releases.generations import Generations
 from firmament.trust import repository
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from firmament.core.clock import Clock
+    from firmament.server.database.port import Connection
     from firmament.server.layout import Layout
     from firmament.server.payloads.store import ServerDisk
     from firmament.server.releases.model import Published
@@ -70,15 +73,10 @@ class Doctor:
             yield Finding("clock", Verdict.BAD, f"the clock says {self._now:%Y-%m-%d}", "Set the clock; run NTP.")
             return
         newest = 0
-        if self._layout.database.exists():
-            connection = connect(self._layout.database, read_only=True)
-            try:
-                newest = max(
-                    connection.execute("SELECT COALESCE(max(at), 0) FROM event").fetchone()[0],
-                    versions.read_horizon(connection) - versions.BLOCK_S - versions.AHEAD_S,
-                )
-            finally:
-                connection.close()
+        target = database_target(self._layout, self._settings)
+        if target != self._layout.database or self._layout.database.exists():
+            with command_database(target, read_only=True) as database:
+                newest = database.read(_newest_record)
         if newest > self._now.timestamp() + 60:
             yield Finding(
                 "clock",
@@ -91,7 +89,11 @@ class Doctor:
 
     def _permissions(self) -> Iterator[Finding]:
         layout = self._layout
-        private = [layout.tls / "ca.key", layout.device_ca / "ca.key", layout.database]
+        private = [layout.tls / "ca.key", layout.device_ca / "ca.key"]
+        if not self._settings.database:
+            private.append(layout.database)
+        if self._settings.database_password_file:
+            private.append(layout.directory / self._settings.database_password_file)
         private += [layout.director / f"{role}.pem" for role in DIRECTOR_ROLES]
         private += [layout.signer / f"{role}.pem" for role in SIGNER_ROLES]
         if not self._settings.certificate:
@@ -188,7 +190,7 @@ class Doctor:
 
     def _signer(self) -> Iterator[Finding]:
         owner = self._layout.signer.stat().st_uid
-        if owner == self._layout.database.stat().st_uid:
+        if owner == self._layout.directory.stat().st_uid:
             yield Finding(
                 "signer",
                 Verdict.WARNING,
@@ -201,17 +203,14 @@ class Doctor:
             yield Finding("signer", Verdict.GOOD, "it remembers what it signed")
 
     def _database(self) -> Iterator[Finding]:
-        connection = connect(self._layout.database, read_only=True)
-        try:
-            result = connection.execute("PRAGMA quick_check(5)").fetchall()
-            people = connection.execute("SELECT count(*) FROM person WHERE disabled = 0 AND role = 'admin'").fetchone()
-        finally:
-            connection.close()
-        if [row[0] for row in result] != ["ok"]:
-            yield Finding("database", Verdict.BAD, f"damaged: {result[0][0]}", "Restore the newest backup.")
-        else:
-            yield Finding("database", Verdict.GOOD, "intact")
-        if not people[0]:
+        target = database_target(self._layout, self._settings)
+        with command_database(target, read_only=True) as database:
+            if target == self._layout.database:
+                yield database.read(_damage)
+            else:
+                yield Finding("database", Verdict.GOOD, f"answers, at schema {revision(target)}")
+            admins = database.read(_count_admins)
+        if not admins:
             yield Finding(
                 "people", Verdict.WARNING, "no administrator", "Run `firmament operator add NAME --role admin`."
             )
@@ -225,3 +224,20 @@ class Doctor:
             yield Finding("space", Verdict.WARNING, text, "Free space soon.")
         else:
             yield Finding("space", Verdict.GOOD, text)
+
+
+def _newest_record(connection: Connection) -> int:
+    newest = connection.execute("SELECT COALESCE(max(at), 0) AS at FROM event").fetchone()["at"]
+    return max(int(newest), versions.read_horizon(connection) - versions.BLOCK_S - versions.AHEAD_S)
+
+
+def _damage(connection: Connection) -> Finding:
+    found = [row["quick_check"] for row in connection.execute("PRAGMA quick_check(5)")]
+    if found != ["ok"]:
+        return Finding("database", Verdict.BAD, f"damaged: {found[0]}", "Restore the newest backup.")
+    return Finding("database", Verdict.GOOD, "intact")
+
+
+def _count_admins(connection: Connection) -> int:
+    row = connection.execute("SELECT count(*) AS n FROM person WHERE disabled = 0 AND role = 'admin'").fetchone()
+    return int(row["n"])

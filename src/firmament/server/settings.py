@@ -42,6 +42,9 @@ class ServerSettings:
     repository_access: str = _setting(
         "enrolled", "Who may fetch metadata and payloads: `enrolled` devices, or `public` for a CDN."
     )
+    database: str = _setting("", "`postgresql://USER@HOST/NAME`, without a password; empty: SQLite in the directory.")
+    database_password_file: str = _setting("", "File that holds the password of `database`.")
+    database_readers: int = _setting(4, "PostgreSQL connections for reading, beside the one that writes.", minimum=1)
     poll_interval_s: int = _setting(1800, "When a device with nothing to do should ask again.", minimum=1)
     poll_interval_active_s: int = _setting(60, "When a device with an open attempt should ask again.", minimum=1)
     signer_user: str = _setting("", "System user of the isolated signer when the server starts as root.")

@@ -10,6 +10,7 @@ from firmament.durable import PUBLIC_MODE, replace_durably
 from firmament.errors import ConflictError, SettingError
 from firmament.server.authority import make_authority, store_authority
 from firmament.server.database.migrate import migrate
+from firmament.server.database.target import database_target
 from firmament.server.http.tls import server_certificate
 from firmament.server.keys import make_online_keys
 from firmament.server.settings import ServerSettings
@@ -53,7 +54,7 @@ def initialise(
         _give(layout.signer, settings.signer_user)
     for directory in (layout.blobs, layout.repository / "generations", layout.targets):
         disk.make_directory(directory, mode=0o755)
-    migrate(layout.database)
+    migrate(database_target(layout, settings))
     replace_durably(disk, layout.settings, settings_text(settings, options).encode(), mode=PUBLIC_MODE)
     return settings
 

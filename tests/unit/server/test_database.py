@@ -1,34 +1,69 @@
-"""Schema, migrations, and the writer that groups commits."""
+"""Schema, migrations, and the writer that groups commits, on both databases."""
 
 import asyncio
 import contextlib
-import sqlite3
 import threading
+from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine
+from support.databases import cluster, opened
 
-from firmament.errors import ConflictError, CorruptStateError, OverloadedError
-from firmament.server.database import connection as database
-from firmament.server.database.connection import Writer, connect, transact
-from firmament.server.database.migrate import HEAD, MIGRATIONS, migrate
+from firmament.core.clock import SystemClock
+from firmament.errors import ConflictError, CorruptStateError, OverloadedError, ReadOnlyError
+from firmament.server.database import writer as writers
+from firmament.server.database.connection import SqliteEngine, mapped_database_errors
+from firmament.server.database.migrate import HEAD, MIGRATIONS, _postgres_engine, _sqlite_engine, migrate, revision
+from firmament.server.database.opening import command_database, open_database
+from firmament.server.database.postgres_sql import mapped_postgres_errors
 from firmament.server.database.schema import metadata
+from firmament.server.database.writer import Writer
+
+
+def sqlalchemy_engine(target):
+    return _sqlite_engine(target) if isinstance(target, Path) else _postgres_engine(target)
 
 
 @pytest.fixture
-def path(tmp_path):
-    migrate(tmp_path / "db" / "firmament.db")
-    return tmp_path / "db" / "firmament.db"
+def database(target):
+    with contextlib.closing(open_database(target, SystemClock())) as database:
+        yield database
 
 
-def test_migrations_lead_to_exactly_the_schema(path):
-    engine = create_engine(f"sqlite:///{path}")
+def mapped(target):
+    return mapped_database_errors() if isinstance(target, Path) else mapped_postgres_errors()
+
+
+def test_migrations_lead_to_exactly_the_schema(target):
+    engine = sqlalchemy_engine(target)
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    engine.dispose()
+
+
+def test_both_databases_have_the_same_tables_columns_and_unique_keys(target):
+    engine = sqlalchemy_engine(target)
+    found = sa.inspect(engine)
+    for table in metadata.sorted_tables:
+        assert [column["name"] for column in found.get_columns(table.name)] == [c.name for c in table.columns]
+        made = {tuple(key["column_names"]) for key in found.get_unique_constraints(table.name)}
+        wanted = {
+            tuple(column.name for column in constraint.columns)
+            for constraint in table.constraints
+            if isinstance(constraint, sa.UniqueConstraint)
+        }
+        assert made >= wanted, table.name
+        indexes = {index["name"]: index for index in found.get_indexes(table.name)}
+        for index in table.indexes:
+            assert indexes[index.name]["unique"] == index.unique
+            is_partial = bool(
+                {"sqlite_where", "postgresql_where"} & set(indexes[index.name].get("dialect_options", {}))
+            )
+            assert is_partial == (index.dialect_options["sqlite"]["where"] is not None), index.name
     engine.dispose()
 
 
@@ -38,18 +73,45 @@ def test_head_is_the_newest_migration():
     assert ScriptDirectory.from_config(config).get_current_head() == HEAD
 
 
-def test_migrating_again_changes_nothing_and_the_file_is_private(path):
+def test_migrating_again_changes_nothing(target):
+    migrate(target)
+    assert revision(target) == HEAD
+
+
+def test_a_new_file_is_private_and_migrating_again_leaves_each_byte(tmp_path):
+    path = tmp_path / "db" / "firmament.db"
+    migrate(path)
     before = path.read_bytes()
     migrate(path)
     assert path.read_bytes() == before
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_database_of_a_newer_release_is_left_alone(path):
-    with contextlib.closing(connect(path)) as connection:
+def test_servers_that_start_together_migrate_once():
+    found = cluster()
+    target = found.target(found.create("together"))
+    problems = []
+
+    def start():
+        try:
+            migrate(target)
+        except Exception as error:  # noqa: BLE001 - shown below
+            problems.append(error)
+
+    threads = [threading.Thread(target=start) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    assert revision(target) == HEAD
+
+
+def test_a_database_of_a_newer_release_is_left_alone(target):
+    with opened(target) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(CorruptStateError):
-        migrate(path)
+        migrate(target)
 
 
 def test_what_is_no_database_is_an_error_of_ours(tmp_path):
@@ -65,6 +127,7 @@ def test_every_table_a_person_can_ask_about_has_a_tenant():
             assert "tenant_id" in table.columns, table.name
 
 
+<<<<<<< HEAD
 def test_events_cannot_be_changed_or_removed(path):
     with contextlib.closing(connect(path)) as connection:
         connection.execute(
@@ -73,6 +136,15 @@ def test_events_cannot_be_changed_or_removed(path):
         for statement in ("UPDATE event SET kind = 'c.d'", "DELETE FROM event"):
             with pytest.raises(sqlite3.IntegrityError, match="append-only"):
                 connection.execute(statement)
+=======
+def test_events_cannot_be_changed_or_removed(target, connection):
+    connection.execute(
+        "INSERT INTO event(tenant_id, at, kind, actor, subject, facts) VALUES (1, 1, 'a.b', 'x', '', ?)", (b"{}",)
+    )
+    for statement in ("UPDATE event SET kind = 'c.d'", "DELETE FROM event"):
+        with pytest.raises(ConflictError, match="append-only"), mapped(target):
+            connection.execute(statement)
+>>>>>>> fb032ba (Run on PostgreSQL under the database's port, and test both)
 
 
 def add(name):
@@ -83,92 +155,172 @@ def add(name):
     return job
 
 
-def names(path):
-    with contextlib.closing(connect(path, read_only=True)) as connection:
-        return [row["name"] for row in connection.execute("SELECT name FROM product ORDER BY id")]
+def list_names(connection):
+    return [row["name"] for row in connection.execute("SELECT name FROM product ORDER BY id")]
 
 
-def test_an_answer_means_that_it_is_committed(path):
-    async def story(writer):
-        assert await writer.submit(add("one")) == "one"
-        assert names(path) == ["one"]
-
-    with contextlib.closing(Writer(path)) as writer:
-        asyncio.run(story(writer))
+def names(target):
+    with command_database(target, read_only=True) as database:
+        return database.read(list_names)
 
 
-def test_a_burst_shares_commits_and_one_failure_takes_no_other_with_it(path):
-    async def story(writer):
-        blocked, go = threading.Event(), threading.Event()
+def run(database, story):
+    async def whole():
+        try:
+            return await story()
+        finally:
+            await database.end()
 
-        def hold(_):
-            blocked.set()
-            go.wait(10)
+    return asyncio.run(whole())
 
-        holding = asyncio.create_task(writer.submit(hold))
-        await asyncio.to_thread(blocked.wait, 10)
-        jobs = [asyncio.create_task(writer.submit(add(name))) for name in ("a", "b", "a", "c")]
-        await asyncio.sleep(0)
-        go.set()
-        await holding
+
+def test_an_answer_means_that_it_is_committed(target, database):
+    async def story():
+        assert await database.submit(add("one")) == "one"
+        assert names(target) == ["one"]
+        assert await database.read(list_names) == ["one"]
+
+    run(database, story)
+
+
+class Held:
+    """The writer, busy until it is let go."""
+
+    def __init__(self, database):
+        self.blocked, self.go = threading.Event(), threading.Event()
+        self.database = database
+
+    async def __aenter__(self):
+        self.task = asyncio.create_task(self.database.submit(self.hold))
+        await asyncio.to_thread(self.blocked.wait, 10)
+        return self
+
+    def hold(self, _):
+        self.blocked.set()
+        self.go.wait(10)
+
+    async def __aexit__(self, *_):
+        self.go.set()
+        await self.task
+
+
+def test_a_burst_shares_commits_and_one_failure_takes_no_other_with_it(target, database, monkeypatch):
+    commits = []
+    engine = database._writer.engine
+    commit = engine.commit
+    monkeypatch.setattr(engine, "commit", lambda: (commits.append(1), commit()))
+
+    async def story():
+        async with Held(database):
+            jobs = [asyncio.create_task(database.submit(add(name))) for name in ("a", "b", "a", "c")]
+            await asyncio.sleep(0)
         return await asyncio.gather(*jobs, return_exceptions=True)
 
-    with contextlib.closing(Writer(path)) as writer:
-        commits = []
-        writer._connection.set_trace_callback(
-            lambda statement: commits.append(statement) if statement == "COMMIT" else None
-        )
-        results = asyncio.run(story(writer))
-        writer._connection.set_trace_callback(None)
+    results = run(database, story)
     assert [type(result) for result in results] == [str, str, ConflictError, str]
-    assert names(path) == ["a", "b", "c"]
+    assert names(target) == ["a", "b", "c"]
     assert len(commits) == 2
 
 
-def test_too_much_waiting_is_refused(path, monkeypatch):
-    monkeypatch.setattr(database, "MAX_QUEUED_JOBS", 1)
+def test_too_much_waiting_is_refused(target, database, monkeypatch):
+    small = Writer.__new__(Writer)
+    monkeypatch.setattr(writers, "MAX_QUEUED_JOBS", 1)
+    small.__init__(database._writer.engine)
 
-    async def story(writer):
-        blocked, go = threading.Event(), threading.Event()
-
-        def hold(_):
-            blocked.set()
-            go.wait(10)
-
-        holding = asyncio.create_task(writer.submit(hold))
-        await asyncio.to_thread(blocked.wait, 10)
-        waiting = asyncio.create_task(writer.submit(add("waits")))
-        await asyncio.sleep(0)
-        with pytest.raises(OverloadedError):
-            await writer.submit(add("too many"))
-        go.set()
-        await holding
+    async def story():
+        held = Held(small)
+        async with held:
+            waiting = asyncio.create_task(small.submit(add("waits")))
+            await asyncio.sleep(0)
+            with pytest.raises(OverloadedError) as caught:
+                await small.submit(add("too many"))
+            assert caught.value.facts["retry_after_s"] == 1
         await waiting
 
-    with contextlib.closing(Writer(path)) as writer:
-        asyncio.run(story(writer))
-    assert names(path) == ["waits"]
+    run(database, story)
+    small._jobs.put(None)
+    small._thread.join()
+    assert names(target) == ["waits"]
 
 
-def test_closing_commits_what_waits(path):
-    async def story(writer):
+def test_closing_commits_what_waits(target):
+    database = open_database(target, SystemClock())
+
+    async def story():
         for name in "abc":
-            asyncio.ensure_future(writer.submit(add(name))).add_done_callback(lambda task: task.exception())
+            asyncio.ensure_future(database.submit(add(name))).add_done_callback(lambda task: task.exception())
         await asyncio.sleep(0)
 
-    writer = Writer(path)
-    asyncio.run(story(writer))
-    writer.close()
-    assert names(path) == ["a", "b", "c"]
+    run(database, story)
+    database.close()
+    assert names(target) == ["a", "b", "c"]
 
 
-def test_a_failed_command_leaves_nothing(path):
-    with contextlib.closing(connect(path)) as connection:
+def test_a_failed_command_leaves_nothing(target):
+    def job(writing):
+        add("half")(writing)
+        raise OverloadedError("stop")
 
-        def job(writing):
-            add("half")(writing)
-            raise OverloadedError("stop")
+    with command_database(target) as database, pytest.raises(OverloadedError):
+        database.transact(job)
+    assert names(target) == []
 
-        with pytest.raises(OverloadedError):
-            transact(connection, job)
-    assert names(path) == []
+
+def test_readers_cannot_change_anything(target, database):
+    async def story():
+        with pytest.raises(ReadOnlyError):
+            await database.read(add("sneaky"))
+
+    run(database, story)
+    assert names(target) == []
+
+
+def test_look_ups_answer_each_with_its_own_row(database):
+    query = "SELECT name AS look_up_key, id, name FROM product WHERE name = ?"
+
+    async def story():
+        for name in ("a", "b"):
+            await database.submit(add(name))
+        keys = ["a", "b", "nobody", "a", *(f"x{n}" for n in range(600))]
+        found = await asyncio.gather(*(database.look_up(query, key) for key in keys))
+        assert [row and row["name"] for row in found] == ["a", "b", None, "a", *[None] * 600]
+
+    run(database, story)
+
+
+def test_values_come_back_as_they_went_in(connection):
+    facts = bytes(range(256))
+    connection.execute(
+        "INSERT INTO event(tenant_id, at, kind, actor, subject, facts) VALUES (?, ?, ?, ?, ?, ?)",
+        (True, 2**40, "what? 100%", "'?' \"%s\"", "größer ✓", facts),
+    )
+    row = connection.execute(
+        "SELECT *, 'a?b%c' AS \"odd?\" FROM event -- really?\nWHERE at = ? AND kind LIKE '%?%'"
+        " AND (CAST(? AS TEXT) IS NULL OR kind = ?)",
+        (2**40, None, None),
+    ).fetchone()
+    assert (row["tenant_id"], row["at"], row["kind"]) == (1, 2**40, "what? 100%")
+    assert (row["actor"], row["subject"], bytes(row["facts"])) == ("'?' \"%s\"", "größer ✓", facts)
+    assert row["odd?"] == "a?b%c"
+
+
+def test_many_rows_at_once(connection):
+    connection.executemany(
+        "INSERT INTO number(name, value) VALUES (?, ?) ON CONFLICT(name) DO UPDATE SET value = excluded.value",
+        ((f"n{n % 500}", n) for n in range(1000)),
+    )
+    row = connection.execute("SELECT count(*) AS n, min(value) AS low, max(value) AS high FROM number").fetchone()
+    assert (row["n"], row["low"], row["high"]) == (500, 500, 999)
+
+
+def test_an_engine_rolls_back_what_was_marked(tmp_path):
+    migrate(tmp_path / "x.db")
+    with contextlib.closing(SqliteEngine(tmp_path / "x.db")) as engine:
+        connection = engine.begin()
+        engine.mark()
+        add("kept")(connection)
+        engine.mark()
+        add("gone")(connection)
+        engine.fall_back()
+        engine.commit()
+        assert list_names(engine.connection) == ["kept"]

@@ -1,6 +1,5 @@
 """Roles, tenants, tokens and locks, against a real database file."""
 
-import contextlib
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -16,8 +15,6 @@ from firmament.errors import (
 )
 from firmament.server import events, products
 from firmament.server.attempts import service as attempts
-from firmament.server.database.connection import connect
-from firmament.server.database.migrate import migrate
 from firmament.server.events import Event
 from firmament.server.inventory import search
 from firmament.server.inventory import service as inventory
@@ -32,10 +29,8 @@ ADMIN = console("test")
 
 
 @pytest.fixture
-def db(tmp_path):
-    migrate(tmp_path / "firmament.db")
-    with contextlib.closing(connect(tmp_path / "firmament.db")) as connection:
-        yield connection
+def db(connection):
+    return connection
 
 
 def test_every_role_has_a_row_and_admin_may_everything():
@@ -164,7 +159,8 @@ def test_62_one_tenant_never_sees_another(db):
     products.ensure_product(db, ADMIN, "thermo", NOW)
     db.execute(
         "INSERT INTO device(tenant_id, uid, product_id, hardware, serial, identity_keyid, identity_key, "
-        "hpke_public_key, bucket, enrolled_at) VALUES (1, 'd1', 1, 'rpi4', '', 'k', x'00', x'00', 0, 0)"
+        "hpke_public_key, bucket, enrolled_at) VALUES (1, 'd1', 1, 'rpi4', '', 'k', ?, ?, 0, 0)",
+        (b"\0", b"\0"),
     )
     db.execute(
         "INSERT INTO release(tenant_id, product_id, version, sequence_number, target, length_bytes, digest, manifest, "

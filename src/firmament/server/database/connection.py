@@ -1,45 +1,25 @@
-"""Point reads in the event loop and one writer thread with group commit.
-
-SQLite allows one writer. Jobs queue up while a commit is being made durable and share the next
-one, so a burst costs few fsyncs and a lone job waits for none but its own. `submit` resolves
-after the commit: whoever awaits it may tell the device "stored" (stack.md §3). Each job runs in
-a savepoint, so that one that fails takes nothing of its neighbours with it.
-"""
+"""SQLite: point reads in the event loop and the writer thread on one file (ADR-0015)."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import queue
 import sqlite3
-import threading
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from firmament.errors import (
-    ConflictError,
-    CorruptStateError,
-    DiskFullError,
-    FirmamentError,
-    OverloadedError,
-    ReadOnlyError,
-)
-from firmament.log import logger
+from firmament.errors import ConflictError, CorruptStateError, DiskFullError, OverloadedError, ReadOnlyError
 from firmament.server.audit.chain import seal
+from firmament.server.database.writer import BUSY_RETRY_S, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from firmament.server.database.port import Connection
 
 T = TypeVar("T")
-log = logger("server.database")
 
-MAX_QUEUED_JOBS: Final = 4096
-# At 17k single-row commits a second (stack.md §3) the queue is a quarter of a second deep.
-MAX_JOBS_PER_COMMIT: Final = 500
 BUSY_TIMEOUT_S: Final = 5.0
-Job = tuple["Callable[[Connection], Any]", "asyncio.Future[Any] | None", "asyncio.AbstractEventLoop | None"]
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
@@ -81,7 +61,7 @@ def mapped_database_errors() -> Iterator[None]:
         if "readonly" in text:
             raise ReadOnlyError("The database is read-only", reason=text) from error
         if "locked" in text or "busy" in text:
-            raise OverloadedError("The database is busy", reason=text) from error
+            raise OverloadedError("The database is busy", reason=text, retry_after_s=BUSY_RETRY_S) from error
         raise CorruptStateError("The database cannot be used", reason=text) from error
     except sqlite3.IntegrityError as error:
         raise ConflictError("The change contradicts what is stored", reason=error) from error
@@ -103,94 +83,56 @@ def transact(connection: sqlite3.Connection, job: Callable[[Connection], T]) -> 
         return result
 
 
-class Writer:
-    """The one thread that changes the database while the server runs."""
+class SqliteEngine:
+    """See `writer.Engine`."""
 
     def __init__(self, path: Path) -> None:
-        self._connection = connect(path)
-        self._jobs: queue.Queue[Job | None] = queue.Queue(MAX_QUEUED_JOBS)
-        self._thread = threading.Thread(target=self._run, name="firmament-writer", daemon=True)
-        self._thread.start()
+        self.connection = connect(path)
+        self._is_marked = False
 
-    async def submit(self, job: Callable[[Connection], T]) -> T:
-        """Run `job` in a transaction; return its result after the commit is durable.
+    def begin(self) -> Connection:
+        """See the port."""
+        self.connection.execute("BEGIN IMMEDIATE")
+        self._is_marked = False
+        return self.connection
 
-        Raises OverloadedError when too many jobs wait, and whatever the job raises.
-        """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-        self._put((job, future, loop))
-        return await future
+    def commit(self) -> None:
+        """See the port."""
+        self.connection.execute("COMMIT")
 
-    def _put(self, entry: Job) -> None:
-        try:
-            self._jobs.put_nowait(entry)
-        except queue.Full:
-            raise OverloadedError("Too many changes are waiting for the disk", waiting=MAX_QUEUED_JOBS) from None
+    def roll_back(self) -> None:
+        """See the port."""
+        with contextlib.suppress(sqlite3.Error):
+            self.connection.execute("ROLLBACK")
+
+    def mark(self) -> None:
+        """See the port."""
+        if self._is_marked:
+            self.connection.execute("RELEASE job")
+        self.connection.execute("SAVEPOINT job")
+        self._is_marked = True
+
+    def fall_back(self) -> None:
+        """See the port."""
+        self.connection.execute("ROLLBACK TO job")
+
+    def mapped_errors(self) -> AbstractContextManager[None]:
+        """See the port."""
+        return mapped_database_errors()
 
     def close(self) -> None:
-        """Commit what is queued, then stop."""
-        self._jobs.put(None)
-        self._thread.join()
-        self._connection.close()
-
-    def _run(self) -> None:
-        while True:
-            first = self._jobs.get()
-            if first is None:
-                return
-            batch = [first]
-            is_last = False
-            while len(batch) < MAX_JOBS_PER_COMMIT:
-                try:
-                    entry = self._jobs.get_nowait()
-                except queue.Empty:
-                    break
-                if entry is None:
-                    is_last = True
-                    break
-                batch.append(entry)
-            self._commit(batch)
-            if is_last:
-                return
-
-    def _commit(self, batch: list[Job]) -> None:
-        results: list[tuple[Job, Any, BaseException | None]] = []
-        try:
-            with mapped_database_errors():
-                self._connection.execute("BEGIN IMMEDIATE")
-                results.extend((entry, *self._one(entry[0])) for entry in batch)
-                seal(self._connection)
-                self._connection.execute("COMMIT")
-        except FirmamentError as error:
-            log.warning("database.commit-failed", code=error.code, reason=str(error), jobs=len(batch))
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.execute("ROLLBACK")
-            results = [(entry, None, error) for entry in batch]
-        for (_, future, loop), value, problem in results:
-            if future is not None and loop is not None:
-                with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits any more
-                    loop.call_soon_threadsafe(_resolve, future, value, problem)
-
-    def _one(self, job: Callable[[Connection], Any]) -> tuple[Any, BaseException | None]:
-        self._connection.execute("SAVEPOINT job")
-        try:
-            with mapped_database_errors():
-                value = job(self._connection)
-        except Exception as error:  # noqa: BLE001 - handed to whoever waits for this job
-            self._connection.execute("ROLLBACK TO job")
-            self._connection.execute("RELEASE job")
-            return None, error
-        self._connection.execute("RELEASE job")
-        return value, None
+        """See the port."""
+        self.connection.close()
 
 
 class SqliteDatabase:
     """The embedded default: a reader in the event loop and the one writer thread."""
 
+    is_shared = False
+
     def __init__(self, path: Path) -> None:
         # The writer first: it switches the file to WAL mode.
-        self._writer = Writer(path)
+        self._writer = Writer(SqliteEngine(path))
         try:
             self._reader = connect(path, read_only=True)
         except BaseException:
@@ -202,20 +144,22 @@ class SqliteDatabase:
         with mapped_database_errors():
             return job(self._reader)
 
+    async def look_up(self, query: str, key: str) -> Any:
+        """See the port."""
+        try:
+            return self._reader.execute(query, (key,)).fetchone()
+        except sqlite3.Error as error:
+            with mapped_database_errors():
+                raise error from None
+
     async def submit(self, job: Callable[[Connection], T]) -> T:
         """See the port."""
         return await self._writer.submit(job)
+
+    async def end(self) -> None:
+        """See the port."""
 
     def close(self) -> None:
         """See the port."""
         self._writer.close()
         self._reader.close()
-
-
-def _resolve(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
-    if future.cancelled():
-        return
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(value)

@@ -58,12 +58,27 @@ class Database(Protocol):
     async def read(self, job: Callable[[Connection], T]) -> T:
         """Run a job that changes nothing; raises what the job raises."""
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether several servers may use it at once."""
+
+    async def look_up(self, query: str, key: str) -> Any:
+        """Return the one `Row` of a query by a text key, None if there is none.
+
+        For what devices ask all the time: an engine may put several into one query. So the query
+        ends in ``WHERE some_column = ?``, selects that column under the name ``look_up_key``, and
+        finds at most one row.
+        """
+
     async def submit(self, job: Callable[[Connection], T]) -> T:
         """Run a job in a transaction; return its result after the commit is durable.
 
         The last act before each commit is `audit.chain.seal`. Raises OverloadedError when too
         many jobs wait, and whatever the job raises.
         """
+
+    async def end(self) -> None:
+        """Let go of what belongs to the running event loop; before `close`."""
 
     def close(self) -> None:
         """Commit what is queued, then let go."""

@@ -30,8 +30,9 @@ from firmament.log import logger
 from firmament.server import seen, versions
 from firmament.server.audit.checkpoints import Checkpoints, Rhythm
 from firmament.server.authority import load_authority
-from firmament.server.database.connection import SqliteDatabase
 from firmament.server.database.migrate import migrate
+from firmament.server.database.opening import open_database
+from firmament.server.database.target import database_target
 from firmament.server.http.connection import DeviceConnection
 from firmament.server.http.device_api import PREFIX, DeviceApi, extend_horizon
 from firmament.server.http.downloads import CutOffError, Downloads
@@ -117,7 +118,7 @@ class Server:
         """
         with locked(self._layout), listen(self._settings.host, self._settings.port) as listener:
             disk = ServerDisk()
-            migrate(self._layout.database)
+            migrate(database_target(self._layout, self._settings))
             signer = SignerClient(self._layout.signer, user=self._settings.signer_user)
             signer.start()
             try:
@@ -131,7 +132,7 @@ class Server:
         layout, settings = self._layout, self._settings
         certificate = server_certificate(disk, layout, settings, self._clock.now())
         context = make_context(disk, certificate, layout.device_ca / "ca.pem")
-        database = SqliteDatabase(layout.database)
+        database = open_database(database_target(layout, settings), self._clock)
         try:
             parts = self._parts(disk, signer, database)
             application = Application(parts, self._make_pages)
@@ -228,6 +229,7 @@ class Server:
         # No request is answered any more: nothing above this was handed out.
         horizon = parts.reply_versions.last()
         await parts.database.submit(lambda connection: versions.write_horizon(connection, horizon))
+        await parts.database.end()
 
     async def _flush_seen(self, parts: Parts) -> None:
         while rows := parts.last_seen.take():

@@ -211,7 +211,7 @@ def set_disabled(connection: Connection, scope: Scope, device_id: str, *, disabl
     scope.require(Action.MANAGE_DEVICES)
     changed = connection.execute(
         "UPDATE device SET disabled = ? WHERE tenant_id = ? AND uid = ? AND "
-        "(? IS NULL OR product_id IN (SELECT id FROM product WHERE name = ?))",
+        "(CAST(? AS TEXT) IS NULL OR product_id IN (SELECT id FROM product WHERE name = ?))",
         (int(disabled), scope.tenant_id, device_id, scope.product, scope.product),
     )
     if changed.rowcount != 1:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from firmament.server.scope import Scope
 
 LINK_QUERY: Final = """
-SELECT d.id, d.tenant_id, d.uid, p.name AS product, d.hardware, d.identity_keyid, d.disabled, d.version,
+SELECT d.uid AS look_up_key,
+       d.id, d.tenant_id, d.uid, p.name AS product, d.hardware, d.identity_keyid, d.disabled, d.version,
        d.sequence_number, d.image_digest, d.boot_id, d.attributes,
        a.id AS attempt_row, a.uid AS attempt_uid, a.state, a.code, a.boot_id_before, a.takes_back,
        r.id AS release_row, r.target, r.manifest,
@@ -35,17 +36,19 @@ WHERE d.uid = ?
 """The poll's one read: four look-ups by key (stack.md §3)."""
 
 ATTEMPT_QUERY: Final = """
-SELECT a.id AS attempt_row, a.uid AS attempt_uid, a.state, a.code, a.boot_id_before, a.device_id, a.takes_back,
+SELECT a.uid AS look_up_key,
+       a.id AS attempt_row, a.uid AS attempt_uid, a.state, a.code, a.boot_id_before, a.device_id, a.takes_back,
        r.id AS release_row, r.target, r.manifest
 FROM attempt a JOIN release r ON r.id = a.release_id WHERE a.uid = ?
 """
+KEY_QUERY: Final = "SELECT uid AS look_up_key, identity_key FROM device WHERE uid = ?"
 LIST_QUERY: Final = """
 SELECT d.id, d.uid, p.name AS product, d.hardware, d.serial, d.disabled, d.version, d.sequence_number,
        d.image_digest, d.boot_id, d.attributes, d.enrolled_at, s.last_seen
 FROM device d
 JOIN product p ON p.id = d.product_id
 LEFT JOIN device_seen s ON s.device_id = d.id
-WHERE d.tenant_id = ? AND (? IS NULL OR p.name = ?)
+WHERE d.tenant_id = ? AND (CAST(? AS TEXT) IS NULL OR p.name = ?)
 """
 MAX_CACHED_MANIFESTS: Final = 256
 
@@ -59,7 +62,7 @@ class LinkReader:
 
     async def find(self, device_id: str) -> tuple[Device, OpenAttempt | None, PendingTarget | None] | None:
         """Return a device by the name in its certificate, its open attempt, and the rollout that wants it."""
-        row = await self._database.read(lambda connection: connection.execute(LINK_QUERY, (device_id,)).fetchone())
+        row = await self._database.look_up(LINK_QUERY, device_id)
         if row is None:
             return None
         attempt = None
@@ -74,16 +77,12 @@ class LinkReader:
 
     async def attempt(self, attempt_id: str) -> tuple[OpenAttempt, int] | None:
         """Return any attempt and the row id of the device it belongs to."""
-        row = await self._database.read(lambda connection: connection.execute(ATTEMPT_QUERY, (attempt_id,)).fetchone())
+        row = await self._database.look_up(ATTEMPT_QUERY, attempt_id)
         return None if row is None else (self._attempt(row), int(row["device_id"]))
 
     async def identity_key(self, device: Device) -> bytes:
         """Return the public key that a device enrolled with (SubjectPublicKeyInfo, DER)."""
-        row = await self._database.read(
-            lambda connection: connection.execute(
-                "SELECT identity_key FROM device WHERE id = ?", (device.row_id,)
-            ).fetchone()
-        )
+        row = await self._database.look_up(KEY_QUERY, device.device_id)
         return bytes(row["identity_key"])
 
     def _attempt(self, row: Row) -> OpenAttempt:

@@ -127,7 +127,7 @@ def list_releases(connection: Connection, scope: Scope, *, product: str | None) 
         scope.require_product(product)
     wanted = product or scope.product
     rows = connection.execute(
-        _SELECT + " AND (? IS NULL OR p.name = ?) ORDER BY r.id DESC LIMIT ?",
+        _SELECT + " AND (CAST(? AS TEXT) IS NULL OR p.name = ?) ORDER BY r.id DESC LIMIT ?",
         (scope.tenant_id, wanted, wanted, MAX_LISTED),
     )
     channels = _channels(connection, scope)

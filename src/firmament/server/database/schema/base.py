@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import MetaData
+from sqlalchemy import BigInteger, Integer, MetaData
 
 metadata: Final = MetaData(
     naming_convention={
@@ -14,3 +14,6 @@ metadata: Final = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
+
+BigId: Final = BigInteger().with_variant(Integer, "sqlite")
+"""A row id that may pass two thousand million. SQLite counts up only in a column that is called INTEGER."""

@@ -21,7 +21,7 @@ from sqlalchemy import (
     text,
 )
 
-from firmament.server.database.schema.base import metadata
+from firmament.server.database.schema.base import BigId, metadata
 
 number: Final = Table(
     "number",
@@ -111,7 +111,7 @@ was heard twice.
 attempt: Final = Table(
     "attempt",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", BigId, primary_key=True),
     Column("tenant_id", Integer, nullable=False),
     Column("uid", Text, nullable=False, unique=True),
     Column("device_id", Integer, ForeignKey("device.id"), nullable=False),
@@ -129,7 +129,13 @@ attempt: Final = Table(
     Column("takes_back", Text),
 )
 Index("ix_attempt_device", attempt.c.device_id, attempt.c.id)
-Index("uq_attempt_active", attempt.c.device_id, unique=True, sqlite_where=text("active = 1"))
+Index(
+    "uq_attempt_active",
+    attempt.c.device_id,
+    unique=True,
+    sqlite_where=text("active = 1"),
+    postgresql_where=text("active = 1"),
+)
 
 report: Final = Table(
     "report",
