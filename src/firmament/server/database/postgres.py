@@ -1,4 +1,4 @@
-"""PostgreSQL under the same port: several servers on one database (ADR-0015).
+"""PostgreSQL under the same port: several servers on one database (ADR-0016).
 
 A writer thread commits in groups, readers in a small pool of threads, and the devices' look-ups
 go several at a time through `look_ups`. The writers of all servers take turns: each transaction
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import psycopg
 from psycopg.adapt import Dumper
+from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
 from firmament.errors import OverloadedError, SettingError
@@ -76,6 +77,11 @@ class PostgresConnection:
         cursor = self.raw.cursor()
         cursor.executemany(translate(sql).encode(), parameters)
         return cursor
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether somebody said BEGIN, as sqlite3 has it."""
+        return self.raw.info.transaction_status != TransactionStatus.IDLE
 
     def close(self) -> None:
         """Let go."""
