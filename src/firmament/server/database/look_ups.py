@@ -1,7 +1,7 @@
 """Many devices' look-ups in one query: what asks while an answer is awaited goes into the next.
 
 A query of its own for each poll costs PostgreSQL and this process several times as much as its
-share of a common one (stack.md §1.2). Nothing waits on purpose: a lone question leaves at once;
+share of a common one (stack.md §1). Nothing waits on purpose: a lone question leaves at once;
 with both connections busy, questions gather.
 """
 

@@ -64,7 +64,7 @@ def count_devices(
     """Count, at most up to `cap`."""
     where = condition(connection, scope, query, now)
     row = connection.execute(
-        f"SELECT COUNT(*) AS n FROM (SELECT 1 FROM {FROM} WHERE {where.text} LIMIT ?) AS some",
+        f"SELECT COUNT(*) AS n FROM (SELECT 1 FROM {FROM} WHERE {where.text} LIMIT ?) AS counted",
         (*where.parameters, cap + 1),
     ).fetchone()
     return Count(min(int(row["n"]), cap), int(row["n"]) > cap)

@@ -13,8 +13,9 @@ from sqlalchemy import create_engine, text
 
 from firmament.errors import ConflictError
 from firmament.server.audit import chain
-from firmament.server.database.connection import Writer, connect, transact
+from firmament.server.database.connection import SqliteEngine, connect, transact
 from firmament.server.database.migrate import MIGRATIONS, migrate
+from firmament.server.database.writer import Writer
 from firmament.server.events import Event, Wanted, append, find_events, list_events
 from firmament.server.scope import FIRST_TENANT, Role, Scope
 from firmament.trust.audit import GENESIS, event_digest, extend
@@ -87,7 +88,7 @@ def test_a_failed_job_takes_its_events_with_it_and_no_others(path):
         jobs = [writer.submit(job) for job in (write, fails, write)]
         return await asyncio.gather(*jobs, return_exceptions=True)
 
-    with contextlib.closing(Writer(path)) as writer:
+    with contextlib.closing(Writer(SqliteEngine(path))) as writer:
         results = asyncio.run(story(writer))
     assert [type(result) for result in results] == [type(None), ConflictError, type(None)]
     with contextlib.closing(connect(path, read_only=True)) as connection:
