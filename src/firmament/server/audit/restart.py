@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,8 @@ from firmament.server.audit.signer import (
     decode_audit_state,
     encode_audit_state,
 )
-from firmament.server.database.connection import connect, transact
+from firmament.server.database.opening import command_database
+from firmament.server.database.target import database_target
 from firmament.server.events import Event
 
 if TYPE_CHECKING:
@@ -45,9 +45,8 @@ def restart(
     path = layout.signer / STATE
     state = decode_audit_state(read_file(disk, path, limit_bytes=MAX_STATE_LENGTH_BYTES)) if disk.exists(path) else {}
     was = state.get(tenant_id, Signed())
-    with contextlib.closing(connect(layout.database)) as connection:
-        transact(
-            connection,
+    with command_database(database_target(layout, settings)) as database:
+        database.transact(
             lambda writing: events.append(
                 writing,
                 type(scope)(tenant_id, scope.actor, scope.role),
