@@ -1,4 +1,4 @@
-"""SQLite: point reads in the event loop and the writer thread on one file (ADR-0019)."""
+"""SQLite: point reads in the event loop and the writer thread on one file (ADR-0020)."""
 
 from __future__ import annotations
 

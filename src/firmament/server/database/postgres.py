@@ -1,4 +1,4 @@
-"""PostgreSQL under the same port: several servers on one database (ADR-0019).
+"""PostgreSQL under the same port: several servers on one database (ADR-0020).
 
 A writer thread commits in groups, readers in a small pool of threads, and the devices' look-ups
 go several at a time through `look_ups`. The writers of all servers take turns: each transaction
