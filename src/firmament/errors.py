@@ -79,6 +79,7 @@
     + AddressInUseError          local/address-in-use
     + DependencyMissingError     local/dependency-missing
   x AccessError                  access               allowed, but one more proof or person is missing
+    + SecondFactorError          access/second-factor
     + SecondPersonError          access/second-person
 
 `code` is a published name: it may be added, never renamed or reused. `exit_code` is what the
@@ -664,6 +665,13 @@ class AccessError(FirmamentError):
     exit_code = 110
     http_status = 403
     hint = "Give the proof that is asked for, or ask somebody who can."
+
+
+class SecondFactorError(AccessError):
+    code = "access/second-factor"
+    exit_code = 111
+    http_status = 401
+    hint = "Give the six digits of the authenticator, or one recovery code."
 
 
 class SecondPersonError(AccessError):

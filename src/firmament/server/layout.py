@@ -6,6 +6,7 @@
 ``device-ca/``                         CA that certifies device identities; nothing else trusts it
 ``director/``                          the director's three online keys (0600)
 ``signer/``                            snapshot and timestamp keys; only the signer process reads them
+``people/sealing.key``                 seals second factors at rest (0600)
 ``database/firmament.db``              everything that is not a file
 ``blobs/<2 hex>/<64 hex>``             uploaded bytes by SHA-256
 ``repository/current``                 symlink to the generation that is served
@@ -63,6 +64,11 @@ class Layout:
     def signer(self) -> Path:
         """The signer's own directory; only that process opens files in it."""
         return self.directory / "signer"
+
+    @property
+    def people_key(self) -> Path:
+        """Seals second factors at rest."""
+        return self.directory / "people" / "sealing.key"
 
     @property
     def database(self) -> Path:

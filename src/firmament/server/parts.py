@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from firmament.server.limits import TokenBuckets
     from firmament.server.outbox.compose import Out
     from firmament.server.payloads.store import BlobStore
+    from firmament.server.people.vault import Vault
     from firmament.server.releases.service import Publisher
     from firmament.server.rollouts.board import Board
     from firmament.server.seen import LastSeen
@@ -45,3 +46,6 @@ class Parts:
     device_limit: TokenBuckets
     enrolment_limit: TokenBuckets
     login_limit: TokenBuckets
+    name_limit: TokenBuckets
+    """Sign-in attempts for one name, from wherever."""
+    vault: Vault

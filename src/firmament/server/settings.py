@@ -78,6 +78,9 @@ class ServerSettings:
     metrics_token: str = _setting("", "Bearer token for `/metrics`; empty: only this machine may read it.")
     checkpoint_every_events: int = _setting(1000, "An audit checkpoint is signed after so many events.", minimum=1)
     checkpoint_interval_s: int = _setting(3600, "And at the latest so long after an event.", minimum=1)
+    second_factor_roles: tuple[str, ...] = _setting(
+        (), "Roles that must sign in with a second factor (viewer, operator, releaser, approver, admin)."
+    )
     header_deadline_s: float = _setting(15.0, "A request's headers must be complete within this time.", minimum=0.1)
     body_deadline_s: float = _setting(30.0, "A small request body must be complete within this time.", minimum=0.1)
 

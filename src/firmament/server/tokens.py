@@ -11,6 +11,7 @@ import secrets
 from typing import Final
 
 OPERATOR_PREFIX: Final = "fmo_"
+SESSION_PREFIX: Final = "fms_"
 ENROLMENT_PREFIX: Final = "fme_"
 """Prefixes let a secret scanner recognise a leaked token, and a person tell the two apart."""
 

@@ -47,6 +47,7 @@ from firmament.server.lock import locked
 from firmament.server.outbox.compose import make_out
 from firmament.server.parts import Parts
 from firmament.server.payloads.store import BlobStore, ServerDisk
+from firmament.server.people.vault import load_vault
 from firmament.server.releases.generations import Generations
 from firmament.server.releases.service import Publisher
 from firmament.server.rollouts import board, loops
@@ -197,6 +198,8 @@ class Server:
             device_limit=TokenBuckets(rate_per_s=settings.device_requests_per_s, burst=settings.device_burst),
             enrolment_limit=TokenBuckets(rate_per_s=settings.enrolments_per_s, burst=settings.enrolment_burst),
             login_limit=TokenBuckets(rate_per_s=settings.logins_per_minute / 60, burst=settings.login_burst),
+            name_limit=TokenBuckets(rate_per_s=settings.logins_per_minute / 60, burst=settings.login_burst),
+            vault=load_vault(disk, layout.people_key),
         )
 
     # --- background work -------------------------------------------------------------------

@@ -13,10 +13,12 @@ from firmament.server import products
 from firmament.server.http import shapes
 from firmament.server.http.messages import content_length
 from firmament.server.http.operator_base import OBJECT, TEXT, OperatorPart
+from firmament.server.payloads import ownership
 from firmament.server.payloads.store import digest_of_hex
 from firmament.server.releases import store as releases
 from firmament.server.releases.model import MAX_FILES, Submission
-from firmament.server.scope import Action
+from firmament.server.scope import FIRST_TENANT, Action
+from firmament.trust.roles import ROOT, SNAPSHOT, TARGETS, TIMESTAMP
 
 if TYPE_CHECKING:
     from firmament.core.fields import Fields
@@ -59,10 +61,12 @@ class ImageApi(OperatorPart):
 
     async def put_blob(self, request: Request, response: Response, sha256: str) -> dict[str, Any]:
         """Receive bytes; they are durable and digested when this answers. Idempotent."""
-        (await self._scope(request)).require(Action.UPLOAD)
+        scope = await self._scope(request)
+        scope.require(Action.UPLOAD)
         digest = digest_of_hex(sha256)
         blobs = self._parts.blobs
-        is_new = blobs.length_bytes(digest) is None
+        # New to this tenant: that somebody else sent the same bytes is not told.
+        is_new = not await self._read(ownership.has_blob, scope, digest)
         upload = await asyncio.to_thread(blobs.receive, digest, expected_bytes=content_length(request.scope))
         try:
             chunks = request.stream()
@@ -78,13 +82,19 @@ class ImageApi(OperatorPart):
             raise SlowError("The upload stopped", deadline_s=self._parts.settings.body_deadline_s) from None
         finally:
             await asyncio.to_thread(upload.abandon)
+        await self._change(
+            ownership.note_blob, scope, digest, length_bytes=length, now=self._parts.clock.now()
+        )
         response.status_code = 201 if is_new else 200
         return {"sha256": sha256, "length_bytes": length}
 
     async def head_blob(self, request: Request, sha256: str) -> Response:
         """Say whether bytes are there; 200 or 404."""
-        (await self._scope(request)).require(Action.UPLOAD)
-        length = self._parts.blobs.length_bytes(digest_of_hex(sha256))
+        scope = await self._scope(request)
+        scope.require(Action.UPLOAD)
+        digest = digest_of_hex(sha256)
+        is_ours = await self._read(ownership.has_blob, scope, digest)
+        length = self._parts.blobs.length_bytes(digest) if is_ours else None
         if length is None:
             return Response(status_code=404)
         return Response(status_code=200, headers={"content-length": str(length)})
@@ -99,8 +109,14 @@ class ImageApi(OperatorPart):
 
     async def image_state(self, request: Request) -> dict[str, Any]:
         """Return what is published."""
-        await self._readable(request)
-        return self._parts.publisher.published.state()
+        scope = await self._readable(request)
+        state = self._parts.publisher.published.state()
+        owners = await self._read(products.owners)
+        foreign = {name for name, tenant_id in owners.items() if tenant_id != scope.tenant_id}
+        if scope.tenant_id != FIRST_TENANT:
+            # Roles that nobody was given are the first tenant's.
+            foreign |= set(state["roles"]) - {ROOT, TARGETS, SNAPSHOT, TIMESTAMP} - set(owners)
+        return {**state, "roles": {name: version for name, version in state["roles"].items() if name not in foreign}}
 
     async def list_products(self, request: Request) -> dict[str, Any]:
         """List product lines."""

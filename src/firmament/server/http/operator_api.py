@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 
+from firmament.server.http.account_api import AccountApi
+from firmament.server.http.consent_api import ConsentApi
 from firmament.server.http.evidence_api import EvidenceApi
 from firmament.server.http.fleet_api import FleetApi
 from firmament.server.http.image_api import ImageApi
@@ -28,6 +30,7 @@ class OperatorApi:
     def __init__(self, parts: Parts) -> None:
         self.router = APIRouter()
         for kind in (
+            AccountApi,
             PeopleApi,
             MeApi,
             ImageApi,
@@ -39,5 +42,6 @@ class OperatorApi:
             SbomApi,
             OutApi,
             MetricsApi,
+            ConsentApi,
         ):
             self.router.include_router(kind(parts).router)

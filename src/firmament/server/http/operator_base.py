@@ -15,14 +15,15 @@ from firmament.core.fields import Fields
 from firmament.core.ids import PRODUCT, check
 from firmament.errors import MalformedError, UnauthenticatedError
 from firmament.server.http import shapes
+from firmament.server.http.callers import identify
 from firmament.server.http.messages import read_body
-from firmament.server.people import service as people
 from firmament.server.scope import Action
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from firmament.server.database.port import Connection
+    from firmament.server.http.callers import Caller
     from firmament.server.parts import Parts
     from firmament.server.scope import Scope
 
@@ -56,8 +57,20 @@ class OperatorPart:
 
     async def _scope(self, request: Request) -> Scope:
         """Return who a bearer token speaks for; raises UnauthenticatedError."""
-        token, now = bearer_token(request), self._parts.clock.now()
-        return await self._parts.database.read(lambda connection: people.scope_of_token(connection, token, now))
+        return (await self._caller(request)).scope
+
+    async def _caller(self, request: Request, *, is_enrolling: bool = False) -> Caller:
+        """Return who asks, with their session; `is_enrolling`: open to those who still lack a second factor."""
+        return await identify(
+            self._parts, self._secret(request), address=address_of(request), is_enrolling=is_enrolling
+        )
+
+    def _secret(self, request: Request) -> str:
+        return bearer_token(request)
+
+    async def _change(self, change: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a service's change in a transaction."""
+        return await self._parts.database.submit(lambda connection: change(connection, *args, **kwargs))
 
     async def _read(self, ask: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a service's query on a connection."""
@@ -81,6 +94,16 @@ def bearer_token(request: Request) -> str:
     if kind.lower() != "bearer" or not token.strip():
         raise UnauthenticatedError("This needs an operator token")
     return token.strip()
+
+
+def address_of(request: Request) -> str:
+    """Return the peer's address, as the server sees it."""
+    return request.client.host if request.client else ""
+
+
+def client_of(request: Request) -> str:
+    """Return what the program calls itself, for lists of sessions."""
+    return "".join(char for char in request.headers.get("user-agent", "")[:120] if char.isprintable())
 
 
 def query_integer(request: Request, name: str, default: int) -> int:

@@ -163,7 +163,90 @@ class Person(TypedDict):
     name: str
     role: str
     disabled: bool
+    second_factor: bool
     created_at: int
+
+
+class Me(TypedDict):
+    """Who asks: the name in events, the tenant, and what is allowed."""
+
+    actor: str
+    tenant: str
+    role: str
+    product: str | None
+    actions: list[str]
+    second_factor: bool
+    session_id: int | None
+
+
+class FactorBegun(TypedDict):
+    """What an authenticator needs, shown once."""
+
+    secret: str
+    uri: str
+
+
+class FactorConfirmed(TypedDict):
+    """Codes for a lost authenticator, shown once; each works once."""
+
+    recovery_codes: list[str]
+
+
+class Session(TypedDict):
+    """Somewhere one is signed in."""
+
+    session_id: int
+    kind: str
+    address: str
+    client: str
+    proof: str
+    created_at: int
+    last_used_at: int
+    expires_at: int
+    current: bool
+
+
+class Sessions(TypedDict):
+    """Own sessions, newest first."""
+
+    sessions: list[Session]
+
+
+class TokenInfo(TypedDict):
+    """A token without its secret."""
+
+    token_id: int
+    owner: str
+    label: str
+    role: str
+    product: str | None
+    created_at: int
+    expires_at: int
+    last_used_at: int | None
+    last_address: str
+
+
+class Tokens(TypedDict):
+    """Tokens that hold, newest first."""
+
+    tokens: list[TokenInfo]
+
+
+class Tenant(TypedDict):
+    """Somebody's own corner of the server."""
+
+    name: str
+    disabled: bool
+    created_at: int
+    people: int
+    products: int
+    devices: int
+
+
+class Tenants(TypedDict):
+    """Every tenant, the server's own first."""
+
+    tenants: list[Tenant]
 
 
 class People(TypedDict):

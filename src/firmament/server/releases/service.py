@@ -6,16 +6,18 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from firmament.errors import FirmamentError, TornPublishError
+from firmament.errors import FirmamentError, MalformedMetadataError, TornPublishError
 from firmament.log import logger
-from firmament.server import events
+from firmament.server import events, products
 from firmament.server.events import Event
+from firmament.server.payloads.ownership import require_blobs
 from firmament.server.payloads.store import require_blob
 from firmament.server.releases import store
 from firmament.server.releases.admission import Circumstances, admit
 from firmament.server.releases.generations import require_signed
-from firmament.server.scope import SERVER
+from firmament.server.scope import FIRST_TENANT, SERVER, Action
 from firmament.trust import repository
+from firmament.trust.roles import ROOT, TARGETS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,10 +76,14 @@ class Publisher:
                 raise
 
     async def _publish(self, scope: Scope, submission: Submission) -> dict[str, Any]:
-        known = await self._database.read(lambda connection: store.histories(connection, scope))
+        known = await self._database.read(store.histories)
+        owners = await self._database.read(products.owners)
+        _require_own(owners, self.published, submission, scope)
         circumstances = Circumstances(self._online_keyids, known, self._clock.now())
         admitted = await asyncio.to_thread(admit, self.published, submission, scope, circumstances)
         if admitted.is_changed:
+            new = [(path, repository.digest_of(admitted.targets[path])) for path in admitted.new_targets]
+            await self._database.read(lambda connection: require_blobs(connection, scope, new))
             await asyncio.to_thread(self._require_blobs, admitted)
             signed = await self._signer.publish(self.published, admitted.next.versions)
             complete = require_signed(admitted.next, _files(signed))
@@ -89,7 +95,11 @@ class Publisher:
         log.info("publish.done", actor=scope.actor, snapshot_version=self.published.snapshot_version)
         return {
             "snapshot_version": self.published.snapshot_version,
-            "releases": [release.manifest.release_id for release in admitted.releases],
+            "releases": [
+                release.manifest.release_id
+                for release in admitted.releases
+                if owners.get(release.manifest.product, FIRST_TENANT) == scope.tenant_id
+            ],
         }
 
     def _require_blobs(self, admitted: Admitted) -> None:
@@ -120,6 +130,24 @@ class Publisher:
             self.published = complete
             log.info("signer.refreshed", timestamp_version=complete.timestamp_version)
             return True
+
+
+def _require_own(owners: Mapping[str, int], current: Published, submission: Submission, scope: Scope) -> None:
+    """Refuse metadata of another tenant's product like that of one that is not delegated.
+
+    Together with new delegations, which only the first tenant may publish, it is taken: a change
+    of keys has to come with the roles that the new keys signed.
+    """
+    names = {name.split(".")[1] for name in submission.metadata if name.count(".") == 2}  # noqa: PLR2004 - N.role.json
+    if TARGETS in names and scope.may(Action.PUBLISH_ROOT):
+        return
+    foreign = {
+        name
+        for name in names - {ROOT, TARGETS}
+        if owners.get(name, FIRST_TENANT if name in current.products else scope.tenant_id) != scope.tenant_id
+    }
+    if foreign:
+        raise MalformedMetadataError("A role is not delegated by the targets", roles=" ".join(sorted(foreign)))
 
 
 def _files(signed: Mapping[str, Any]) -> dict[str, bytes]:

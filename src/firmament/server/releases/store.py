@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from firmament.core.canonical import decode_object
@@ -10,11 +11,11 @@ from firmament.server import events
 from firmament.server.attempts.service import cancel_of_release
 from firmament.server.events import Event
 from firmament.server.inventory.store import decode_manifest
-from firmament.server.products import ensure_product
+from firmament.server.products import ensure_product, owners
 from firmament.server.releases import log as release_log
 from firmament.server.releases.admission import read_releases
 from firmament.server.releases.model import AdmittedRelease, History, Published
-from firmament.server.scope import Action, Scope
+from firmament.server.scope import FIRST_TENANT, Action, Scope
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,11 +39,14 @@ WHERE r.tenant_id = ? AND NOT EXISTS (
 MAX_LISTED: Final = 1000
 
 
-def histories(connection: Connection, scope: Scope) -> dict[str, History]:
-    """Return what was ever published, withdrawn releases included."""
+def histories(connection: Connection) -> dict[str, History]:
+    """Return what was ever published by whomever, withdrawn releases included: the repository is judged whole."""
     manifests: dict[str, dict[str, bytes]] = {}
     highest: dict[str, int] = {}
-    for row in connection.execute(_SELECT, (scope.tenant_id,)):
+    for row in connection.execute(
+        "SELECT p.name AS product, r.version, r.sequence_number, r.manifest "
+        "FROM release r JOIN product p ON p.id = r.product_id"
+    ):
         manifests.setdefault(row["product"], {})[row["version"]] = bytes(row["manifest"])
         highest[row["product"]] = max(highest.get(row["product"], 0), row["sequence_number"])
     return {name: History(highest[name], found) for name, found in manifests.items()}
@@ -59,7 +63,15 @@ def index(connection: Connection, scope: Scope, releases: Sequence[AdmittedRelea
     """Make the rows agree with the repository: add, withdraw, bring back. Running it again changes nothing.
 
     The files are switched first and this follows: a crash in between is mended at the next start.
+    Each release goes to the tenant whose product it is; what is nobody's yet is the first tenant's.
     """
+    whose = owners(connection)
+    for tenant_id in sorted({FIRST_TENANT, *whose.values()}):
+        mine = [one for one in releases if whose.get(one.manifest.product, FIRST_TENANT) == tenant_id]
+        _index(connection, replace(scope, tenant_id=tenant_id), mine, now)
+
+
+def _index(connection: Connection, scope: Scope, releases: Sequence[AdmittedRelease], now: datetime) -> None:
     moment = int(now.timestamp())
     rows = connection.execute(_SELECT, (scope.tenant_id,)).fetchall()
     known = {(row["product"], row["version"]): row for row in rows}
@@ -77,7 +89,7 @@ def index(connection: Connection, scope: Scope, releases: Sequence[AdmittedRelea
             "manifest, published_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 scope.tenant_id,
-                ensure_product(connection, scope, manifest.product, now),
+                ensure_product(connection, scope, manifest.product, now, is_published=True),
                 manifest.version,
                 manifest.sequence_number,
                 release.target,
