@@ -48,7 +48,7 @@ def test_init_makes_no_account_and_says_who_comes_next(tmp_path):
         for path in (tmp_path / "s").rglob("*")
         if path.suffix in {".key", ".pem"} and b"PRIVATE" in path.read_bytes()
     ]
-    assert len(private) == 8
+    assert len(private) == 9
     assert {path.stat().st_mode & 0o777 for path in private} == {0o600}
     again = run_command("server", "init", tmp_path / "s", check=False)
     assert (again.returncode, "request/conflict" in again.stderr) == (84, True)

@@ -24,14 +24,15 @@ from support.server_world import Author
 
 from firmament.core.clock import SystemClock
 from firmament.core.digest import Digest
-from firmament.server.database.connection import SqliteDatabase
+from firmament.server.database.connection import SqliteDatabase, connect
 from firmament.server.keys import read_online_keyids
 from firmament.server.layout import Layout
+from firmament.server.payloads.ownership import note_blob
 from firmament.server.payloads.store import BlobStore, ServerDisk
 from firmament.server.releases.generations import Generations
 from firmament.server.releases.model import Submission
 from firmament.server.releases.service import Publisher
-from firmament.server.scope import console
+from firmament.server.scope import SERVER, console
 from firmament.server.setup import initialise
 from firmament.server.signer import OnlineSigner
 from firmament.trust import repository
@@ -177,7 +178,9 @@ def main():
         for data in author.blobs.values():
             upload = blobs.receive(Digest.of(data), expected_bytes=None)
             upload.write(data)
-            upload.finish()
+            length = upload.finish()
+            with contextlib.closing(connect(layout.database)) as database:
+                note_blob(database, SERVER, Digest.of(data), length_bytes=length, now=clock.now())
         author.blobs.clear()
 
     author.release("thermo", "1.0", 1, b"one")

@@ -75,8 +75,8 @@ class Event(StrEnum):
     TENANT_ADDED = "tenant.added"
     TENANT_DISABLED = "tenant.disabled"
     TENANT_ENABLED = "tenant.enabled"
-    CONSENT_RULE_SET = "consent-rule.changed"
-    CONSENT_GIVEN = "consent.answered"
+    CONSENT_RULE_CHANGED = "consent-rule.changed"
+    CONSENT_ANSWERED = "consent.answered"
     CONSENT_REFUSED = "consent.refused"
     TOKEN_ISSUED = "token.issued"  # noqa: S105 - an event, not a secret
     TOKEN_REVOKED = "token.revoked"  # noqa: S105 - an event, not a secret

@@ -52,3 +52,9 @@ def list_products(connection: Connection, scope: Scope) -> list[str]:
 def owners(connection: Connection) -> dict[str, int]:
     """Return whose each product line is: for the server's own book-keeping, never for an answer."""
     return {row["name"]: row["tenant_id"] for row in connection.execute("SELECT name, tenant_id FROM product")}
+
+
+def owner(connection: Connection, name: str) -> int:
+    """Return whose a product line is; the first tenant's when it was given to nobody."""
+    row = connection.execute("SELECT tenant_id FROM product WHERE name = ?", (name,)).fetchone()
+    return FIRST_TENANT if row is None else int(row["tenant_id"])

@@ -1,4 +1,4 @@
-"""Opening signed report envelopes: who signed is checked before what was said is read."""
+"""Opening signed envelopes, reports and consent events: who signed is checked before what was said is read."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from firmament.errors import SignatureError
-from firmament.protocol.v1.envelope import REPORT_TYPE, Envelope, open_envelope, pre_authentication_encoding
-from firmament.protocol.v1.messages import Report, decode_report
+from firmament.protocol.v1.envelope import (
+    CONSENT_TYPE,
+    REPORT_TYPE,
+    Envelope,
+    open_envelope,
+    pre_authentication_encoding,
+)
+from firmament.protocol.v1.messages import ConsentEvent, Report, decode_consent_event, decode_report
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,11 +29,22 @@ def open_report(value: Mapping[str, Any], *, identity_key: bytes, keyid: str) ->
     Raises SignatureError unless the key registered for this device signed it, MalformedError for
     anything that is not a report.
     """
-    envelope = open_envelope(dict(value), expected_type=REPORT_TYPE)
-    if envelope.keyid != keyid:
-        raise SignatureError("A report is signed by another key than this device's", keyid=envelope.keyid[:16])
-    verify_envelope(envelope, identity_key=identity_key)
+    envelope = _open(value, REPORT_TYPE, identity_key=identity_key, keyid=keyid)
     return decode_report(envelope.payload), envelope.payload
+
+
+def open_consent_event(value: Mapping[str, Any], *, identity_key: bytes, keyid: str) -> tuple[ConsentEvent, Envelope]:
+    """Return what an owner said and the envelope, which is the evidence; raises as `open_report`."""
+    envelope = _open(value, CONSENT_TYPE, identity_key=identity_key, keyid=keyid)
+    return decode_consent_event(envelope.payload), envelope
+
+
+def _open(value: Mapping[str, Any], expected_type: str, *, identity_key: bytes, keyid: str) -> Envelope:
+    envelope = open_envelope(dict(value), expected_type=expected_type)
+    if envelope.keyid != keyid:
+        raise SignatureError("A message is signed by another key than this device's", keyid=envelope.keyid[:16])
+    verify_envelope(envelope, identity_key=identity_key)
+    return envelope
 
 
 def verify_envelope(envelope: Envelope, *, identity_key: bytes) -> None:

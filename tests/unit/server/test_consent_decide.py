@@ -49,7 +49,7 @@ def test_every_combination_has_a_verdict_that_does_not_contradict_itself(
     elif word in {Word.NOW, Word.TONIGHT}:
         assert verdict.standing is Standing.AGREED
     elif opted_out:
-        assert (verdict.standing, verdict.may_offer) == (Standing.OPTED_OUT, False)
+        assert (verdict.standing, verdict.may_offer, verdict.may_install) == (Standing.OPTED_OUT, True, False)
     elif word is Word.WITHDRAWN:
         assert not verdict.may_install
     elif mode in {Mode.ASK, Mode.MANUAL}:
@@ -58,7 +58,7 @@ def test_every_combination_has_a_verdict_that_does_not_contradict_itself(
 
 def test_skipping_is_for_one_version_and_opting_out_for_all():
     assert decide(ruling(Mode.AUTOMATIC), SECURITY, Answers(), NOW).may_install
-    assert not decide(ruling(Mode.AUTOMATIC, opted_out_at=1), SECURITY, Answers(), NOW).may_offer
+    assert not decide(ruling(Mode.AUTOMATIC, opted_out_at=1), SECURITY, Answers(), NOW).may_install
     # Whoever opted out can still say yes to one.
     assert decide(ruling(Mode.AUTOMATIC, opted_out_at=1), SECURITY, said(Word.NOW), NOW).may_install
 

@@ -2,7 +2,7 @@
 
     decide(ruling, UpdateClass.SECURITY, answers, now, is_writing=False) -> Verdict
 
-`ruling` is what holds for the device and class (`policies.ruling`), `answers` what its owner said
+`ruling` is what holds for the device and class (`rules.rulings`), `answers` what its owner said
 about this release (`answers.of_release`), `now` aware. Nothing here is a failure: a verdict that
 does not go ahead says what is waited for, and until when where that is known.
 """
@@ -35,7 +35,7 @@ class Standing(StrEnum):
     DECLINED = "declined"
     """This version was skipped."""
     OPTED_OUT = "opted-out"
-    """The owner switched updates off; nothing is offered until they opt in."""
+    """The owner switched updates off: they are told of this one, and it installs if they say so."""
     BY_HAND = "by-hand"
     """The rule is manual: somebody starts it at the device."""
 
@@ -81,9 +81,9 @@ def decide(
     if ruling.opted_out_at is not None:
         return Verdict(
             Standing.OPTED_OUT,
-            may_offer=False,
+            may_offer=True,
             may_install=False,
-            sentence="The owner switched updates off",
+            sentence="The owner switched updates off, and installs them one by one",
             facts={**facts, "since": ruling.opted_out_at},
         )
     if answers.latest is Word.LATER:

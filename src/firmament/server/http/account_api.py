@@ -11,7 +11,16 @@ from fastapi import Request, Response
 from firmament.errors import UnauthenticatedError
 from firmament.server.http import shapes
 from firmament.server.http.callers import sign_in
-from firmament.server.http.operator_base import DAY_S, INTEGER, TEXT, OperatorPart, address_of, client_of, query_integer
+from firmament.server.http.operator_base import (
+    DAY_S,
+    INTEGER,
+    TEXT,
+    OperatorPart,
+    address_of,
+    client_of,
+    path_integer,
+    query_integer,
+)
 from firmament.server.people import second_factor, sessions, tokens
 from firmament.server.people import service as people
 from firmament.server.people.passwords import hash_password, verify_password
@@ -210,14 +219,14 @@ class AccountApi(OperatorPart):
         )
         return Response(status_code=204)
 
-    async def revoke_session(self, request: Request, session_id: int) -> Response:
+    async def revoke_session(self, request: Request, session_id: str) -> Response:
         """Sign out somewhere."""
         session = (await self._caller(request)).require_session()
         await self._change(
             sessions.revoke_session,
             session.scope,
             person_id=session.person_id,
-            session_id=session_id,
+            session_id=path_integer(session_id),
             now=self._parts.clock.now(),
         )
         return Response(status_code=204)
@@ -252,8 +261,8 @@ class AccountApi(OperatorPart):
         found = await self._read(tokens.list_tokens, scope, self._parts.clock.now(), everybody=everybody)
         return {"tokens": found}
 
-    async def revoke_token(self, request: Request, token_id: int) -> Response:
+    async def revoke_token(self, request: Request, token_id: str) -> Response:
         """Make one useless."""
         scope = await self._scope(request)
-        await self._change(tokens.revoke_token, scope, token_id=token_id, now=self._parts.clock.now())
+        await self._change(tokens.revoke_token, scope, token_id=path_integer(token_id), now=self._parts.clock.now())
         return Response(status_code=204)

@@ -22,15 +22,19 @@ from firmament.log import logger
 from firmament.protocol.v1 import paths
 from firmament.protocol.v1.messages import (
     MAX_REQUEST_LENGTH_BYTES,
+    ConsentReply,
     EnrolReply,
     ReportReply,
+    decode_consent_batch,
     decode_enrol_request,
     decode_poll_request,
     decode_report_batch,
 )
-from firmament.server import device_link, versions
+from firmament.server import device_link, events, versions
 from firmament.server.attempts import service as attempts
+from firmament.server.consent import answers
 from firmament.server.device_link import Intervals, Session
+from firmament.server.events import Event
 from firmament.server.http.downloads import IMMUTABLE, NO_CACHE, CutOffError
 from firmament.server.http.messages import (
     GoneError,
@@ -42,10 +46,12 @@ from firmament.server.http.messages import (
     unexpected,
 )
 from firmament.server.inventory import service as inventory
-from firmament.server.reports import open_report
+from firmament.server.products import owner
+from firmament.server.reports import open_consent_event, open_report
 from firmament.server.rollouts import offers
 from firmament.server.scope import of_device
 from firmament.trust.director import make_reply
+from firmament.trust.roles import ROOT, SNAPSHOT, TARGETS, TIMESTAMP
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -62,6 +68,7 @@ if TYPE_CHECKING:
 log = logger("server.device-api")
 
 PREFIX: Final = "/v1/"
+COMMON_ROLES: Final = frozenset({ROOT, TARGETS, SNAPSHOT, TIMESTAMP})
 _METADATA_NAME: Final = re.compile(r"(?:[1-9][0-9]{0,18}\.[a-z0-9-]{1,63}|timestamp)\.json")
 _ROOT_NAME: Final = re.compile(r"[1-9][0-9]{0,18}\.root\.json")
 _TARGET_NAME: Final = re.compile(
@@ -94,6 +101,7 @@ class DeviceApi:
             paths.POLL: self._poll,
             paths.REPORT: self._report,
             paths.ENROL: self._enrol,
+            paths.CONSENT: self._consent,
         }
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
@@ -154,8 +162,9 @@ class DeviceApi:
             if path.startswith(prefix):
                 name = path.removeprefix(prefix)
                 is_public = parts.settings.repository_access == "public" and prefix != paths.DIRECTOR_METADATA
-                peer = exchange.address if is_public else (await self._device(exchange))[0].device_id
-                if not grammar.fullmatch(name):
+                device = None if is_public else (await self._device(exchange))[0]
+                peer = exchange.address if device is None else device.device_id
+                if not grammar.fullmatch(name) or not await self._may_fetch(device, prefix, name):
                     raise NotFoundError("There is no such file in the repository", name=name[:80])
                 exchange.status = await self._downloads.send_file(
                     exchange.scope,
@@ -167,6 +176,15 @@ class DeviceApi:
                 )
                 return
         raise NotFoundError("There is no such path", path=path[:80])
+
+    async def _may_fetch(self, device: Device | None, prefix: str, name: str) -> bool:
+        """Whether a file is common to all tenants, or of a product of the device's own (ADR-0016)."""
+        if device is None or prefix == paths.DIRECTOR_METADATA or name == "timestamp.json":
+            return True
+        product = name.partition("/")[0] if prefix == paths.IMAGE_TARGETS else name.split(".")[1]
+        if product in COMMON_ROLES:
+            return True
+        return await self._parts.database.read(lambda connection: owner(connection, product)) == device.tenant_id
 
     async def _device(self, exchange: _Exchange) -> tuple[Device, Session]:
         """Return who speaks: a verified certificate, an enrolled device, its registered key, enabled."""
@@ -299,6 +317,39 @@ class DeviceApi:
         await self._parts.database.submit(
             lambda connection: attempts.carry_out(connection, scope, device, [note], self._parts.clock.now())
         )
+
+    async def _consent(self, exchange: _Exchange) -> None:
+        device, _ = await self._device(exchange)
+        batch = decode_consent_batch(await self._body(exchange))
+        accepted: list[int] = []
+        refused: FirmamentError | None = None
+        for value in batch.envelopes:
+            try:
+                accepted.append(await self._one_answer(device, value))
+            except FirmamentError as error:
+                refused = refused or error
+                exchange.code = error.code
+                await self._note_refused_answer(device, error.code)
+        if refused is not None and not accepted:
+            raise refused
+        await self._json(exchange, ConsentReply(tuple(accepted)).to_json())
+
+    async def _note_refused_answer(self, device: Device, code: str) -> None:
+        scope, now = of_device(device.tenant_id, device.device_id), self._parts.clock.now()
+        await self._parts.database.submit(
+            lambda connection: events.append(
+                connection, scope, Event.CONSENT_REFUSED, now, subject=device.device_id, code=code
+            )
+        )
+
+    async def _one_answer(self, device: Device, value: Mapping[str, Any]) -> int:
+        identity_key = await self._parts.link_reader.identity_key(device)
+        event, envelope = open_consent_event(value, identity_key=identity_key, keyid=device.identity_keyid)
+        scope = of_device(device.tenant_id, device.device_id)
+        await self._parts.database.submit(
+            lambda connection: answers.take_event(connection, scope, device, event, envelope, self._parts.clock.now())
+        )
+        return event.consent_number
 
     async def _enrol(self, exchange: _Exchange) -> None:
         parts = self._parts

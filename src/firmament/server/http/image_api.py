@@ -82,9 +82,7 @@ class ImageApi(OperatorPart):
             raise SlowError("The upload stopped", deadline_s=self._parts.settings.body_deadline_s) from None
         finally:
             await asyncio.to_thread(upload.abandon)
-        await self._change(
-            ownership.note_blob, scope, digest, length_bytes=length, now=self._parts.clock.now()
-        )
+        await self._change(ownership.note_blob, scope, digest, length_bytes=length, now=self._parts.clock.now())
         response.status_code = 201 if is_new else 200
         return {"sha256": sha256, "length_bytes": length}
 

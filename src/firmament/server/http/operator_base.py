@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request
 from firmament.core.canonical import decode_object
 from firmament.core.fields import Fields
 from firmament.core.ids import PRODUCT, check
-from firmament.errors import MalformedError, UnauthenticatedError
+from firmament.errors import MalformedError, NotFoundError, UnauthenticatedError
 from firmament.server.http import shapes
 from firmament.server.http.callers import identify
 from firmament.server.http.messages import read_body
@@ -32,6 +32,8 @@ T = TypeVar("T")
 
 MAX_BODY_LENGTH_BYTES: Final = 64 * 1024
 DAY_S: Final = 86_400
+MAX_DIGITS: Final = 18
+# Below 2^63.
 TEXT: Final = "string"
 INTEGER: Final = "integer"
 OBJECT: Final = "object"
@@ -106,12 +108,19 @@ def client_of(request: Request) -> str:
     return "".join(char for char in request.headers.get("user-agent", "")[:120] if char.isprintable())
 
 
+def path_integer(text: str) -> int:
+    """Read a number of a path, after it is known who asks; raises NotFoundError."""
+    if not text.isdigit() or len(text) > MAX_DIGITS:
+        raise NotFoundError("There is nothing of this number", number=text[:80])
+    return int(text)
+
+
 def query_integer(request: Request, name: str, default: int) -> int:
     """Read a whole number from the query; raises MalformedError."""
     text = request.query_params.get(name)
     if text is None:
         return default
-    if not text.isdigit() or len(text) > 18:  # noqa: PLR2004 - digits of 2^63
+    if not text.isdigit() or len(text) > MAX_DIGITS:
         raise MalformedError("A query parameter is not a whole number", parameter=name)
     return int(text)
 

@@ -255,6 +255,108 @@ class People(TypedDict):
     people: list[Person]
 
 
+class ConsentRule(TypedDict):
+    """One rule that an operator set."""
+
+    level: str
+    subject: str
+    update_class: str
+    mode: str
+    window: str | None
+    set_by: str
+    set_at: int
+
+
+class ConsentRules(TypedDict):
+    """Rules, general ones first."""
+
+    rules: list[ConsentRule]
+
+
+class RuleInForce(TypedDict):
+    """A rule and whose it is."""
+
+    mode: str
+    window: str | None
+    level: str
+    subject: str
+    set_by: str
+    set_at: int
+
+
+class ClassConsent(TypedDict):
+    """The stricter of the operator's and the owner's rule holds."""
+
+    holding: RuleInForce
+    operator: RuleInForce
+    owner: RuleInForce | None
+
+
+class DeviceConsent(TypedDict):
+    """What holds for one device."""
+
+    device_id: str
+    opted_out_at: int | None
+    security: ClassConsent
+    feature: ClassConsent
+
+
+class PostponedUntil(TypedDict):
+    """When the first and the last of the postponed are asked again, as far as devices told."""
+
+    first: int | None
+    last: int | None
+
+
+class ReleaseConsent(TypedDict):
+    """asked = agreed + postponed + declined + no_answer."""
+
+    release: str
+    asked: int
+    agreed: int
+    postponed: int
+    declined: int
+    no_answer: int
+    postponed_until: PostponedUntil | None
+
+
+class ConsentReport(TypedDict):
+    """Sums over the releases, and how many owners switched updates off."""
+
+    asked: int
+    agreed: int
+    postponed: int
+    declined: int
+    no_answer: int
+    opted_out: int
+    releases: list[ReleaseConsent]
+
+
+class ConsentEventShape(TypedDict):
+    """What was said, by whom, to which text."""
+
+    id: int
+    device_id: str
+    consent_number: int
+    release: str | None
+    update_class: str
+    answer: str
+    actor: str
+    via: str
+    at: int
+    until: int | None
+    text_digest: str
+    language: str
+    received_at: int
+
+
+class ConsentEvents(TypedDict):
+    """One page of answers."""
+
+    events: list[ConsentEventShape]
+    next: str | None
+
+
 class Event(TypedDict):
     """Something that happened."""
 
