@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "group": LazyCommand("firmament.cli.group:group", "Name devices by a query or by hand."),
     "device": LazyCommand("firmament.cli.device:group", "Enrol, list, assign devices."),
     "operator": LazyCommand("firmament.cli.operator:group", "People and tokens of a firmware server."),
+    "consent": LazyCommand("firmament.cli.consent:group", "Which updates ask their owner, and what owners said."),
     "audit": LazyCommand("firmament.cli.audit:group", "Read, export and verify the chain of what happened."),
     "notify": LazyCommand("firmament.cli.notify:group", "Whom the server tells, and what it told."),
     "vulnerability": LazyCommand("firmament.cli.vulnerability:group", "Which devices still run what has a CVE."),

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from firmament.cli.account import COMMANDS
 from firmament.cli.common import output, output_options, read_secret_file, session_file
 from firmament.cli.operator_client import connect, server_address, server_options
-from firmament.errors import PassphraseError
+from firmament.errors import FirmamentError, PassphraseError, SecondFactorError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +45,10 @@ def read_password(file: Path | None, *, prompt: str, confirm: bool) -> str:
 @click.group(name="operator")
 def group() -> None:
     """People and tokens of a firmware server."""
+
+
+for _command in COMMANDS:
+    group.add_command(_command)
 
 
 @group.command()
@@ -87,6 +92,7 @@ def add(name: str, role: str, directory: Path, password_file: Path | None) -> No
 @click.argument("name")
 @server_options
 @password_option
+@click.option("--code", help="Of the second factor; asked for at the terminal without it.")
 @click.option("--out", type=click.Path(path_type=Path), help="Where to keep the token. [default: your settings]")
 @output_options
 def login(
@@ -96,6 +102,7 @@ def login(
     workspace: Path | None,
     token_file: Path | None,
     password_file: Path | None,
+    code: str | None,
     out: Path | None,
 ) -> None:
     """Sign in; keeps a token that is good for some hours, readable by you only."""
@@ -105,7 +112,14 @@ def login(
     address = server_address(server_url, ca, workspace)
     password = read_password(password_file, prompt=f"Password of {name}", confirm=False)
     with OperatorApi(address.url, token=None, ca=address.ca) as client:
-        answer = client.call("POST", "/api/v1/login", {"name": name, "password": password})
+        body = {"name": name, "password": password, **({"code": code} if code else {})}
+        try:
+            answer = client.call("POST", "/api/v1/login", body)
+        except FirmamentError as error:
+            if error.code != SecondFactorError.code or code or not sys.stdin.isatty():
+                raise
+            asked = click.prompt("Code of the authenticator, or a recovery code", hide_input=True, err=True)
+            answer = client.call("POST", "/api/v1/login", {**body, "code": asked})
     path = (out or session_file()).absolute()
     _store_secret(path, answer["token"])
     say = output()

@@ -11,6 +11,7 @@ from firmament.server.events import Event
 from firmament.server.scope import FIRST_TENANT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
 
     from firmament.server.database.port import Connection
@@ -58,3 +59,9 @@ def owner(connection: Connection, name: str) -> int:
     """Return whose a product line is; the first tenant's when it was given to nobody."""
     row = connection.execute("SELECT tenant_id FROM product WHERE name = ?", (name,)).fetchone()
     return FIRST_TENANT if row is None else int(row["tenant_id"])
+
+
+def foreign(connection: Connection, scope: Scope, names: Iterable[str]) -> set[str]:
+    """Return those of these product lines that are not this tenant's: not to be named to it."""
+    whose = owners(connection)
+    return {name for name in names if whose.get(name, FIRST_TENANT) != scope.tenant_id}

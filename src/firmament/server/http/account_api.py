@@ -25,7 +25,7 @@ from firmament.server.people import second_factor, sessions, tokens
 from firmament.server.people import service as people
 from firmament.server.people.passwords import hash_password, verify_password
 from firmament.server.people.sessions import Kind
-from firmament.server.scope import Action, Role
+from firmament.server.scope import Role
 
 
 class AccountApi(OperatorPart):
@@ -43,7 +43,6 @@ class AccountApi(OperatorPart):
         router.post("/api/v1/logout", status_code=204, summary="End the session, or revoke the token, used here")(
             self.logout
         )
-        router.get("/api/v1/me", response_model=shapes.Me, summary="Say who asks, and what they may do")(self.me)
         router.post(
             "/api/v1/me/password",
             status_code=204,
@@ -116,21 +115,6 @@ class AccountApi(OperatorPart):
             found = await self._read(tokens.find_token, self._secret(request), now)
             await self._change(tokens.revoke_token, caller.scope, token_id=found.token_id, now=now)
         return Response(status_code=204)
-
-    async def me(self, request: Request) -> dict[str, Any]:
-        """Describe the caller."""
-        caller = await self._caller(request, is_enrolling=True)
-        scope, session = caller.scope, caller.session
-        has_factor = session is not None and await self._read(second_factor.is_confirmed, session.person_id)
-        return {
-            "actor": scope.actor,
-            "tenant": await self._read(people.tenant_name, scope),
-            "role": scope.role,
-            "product": scope.product,
-            "actions": [action.value for action in Action if scope.may(action)],
-            "second_factor": has_factor,
-            "session_id": session.session_id if session is not None else None,
-        }
 
     async def change_password(self, request: Request) -> Response:
         """Check the old one, store the new one."""

@@ -74,7 +74,7 @@ class ConsentApi(OperatorPart):
             level = Level(request.query_params.get("level", ""))
             update_class = UpdateClass(request.query_params.get("update_class", ""))
         except ValueError:
-            raise MalformedError("level and update_class say which rule") from None
+            raise MalformedError("Which rule is said by level and update_class") from None
         await self._change(
             rules.clear_rule,
             scope,

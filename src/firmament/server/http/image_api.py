@@ -17,8 +17,7 @@ from firmament.server.payloads import ownership
 from firmament.server.payloads.store import digest_of_hex
 from firmament.server.releases import store as releases
 from firmament.server.releases.model import MAX_FILES, Submission
-from firmament.server.scope import FIRST_TENANT, Action
-from firmament.trust.roles import ROOT, SNAPSHOT, TARGETS, TIMESTAMP
+from firmament.server.scope import Action
 
 if TYPE_CHECKING:
     from firmament.core.fields import Fields
@@ -109,11 +108,7 @@ class ImageApi(OperatorPart):
         """Return what is published."""
         scope = await self._readable(request)
         state = self._parts.publisher.published.state()
-        owners = await self._read(products.owners)
-        foreign = {name for name, tenant_id in owners.items() if tenant_id != scope.tenant_id}
-        if scope.tenant_id != FIRST_TENANT:
-            # Roles that nobody was given are the first tenant's.
-            foreign |= set(state["roles"]) - {ROOT, TARGETS, SNAPSHOT, TIMESTAMP} - set(owners)
+        foreign = await self._read(products.foreign, scope, self._parts.publisher.published.products)
         return {**state, "roles": {name: version for name, version in state["roles"].items() if name not in foreign}}
 
     async def list_products(self, request: Request) -> dict[str, Any]:

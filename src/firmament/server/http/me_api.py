@@ -7,8 +7,11 @@ from typing import Any, Final
 from fastapi import Request  # noqa: TC002 - the framework reads the annotations when it runs
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
+from firmament.server import products
 from firmament.server.http.operator_base import OperatorPart
 from firmament.server.inventory import search
+from firmament.server.people import second_factor
+from firmament.server.people import service as people
 from firmament.server.releases import trusted
 from firmament.server.scope import ALLOWED, Action
 
@@ -25,6 +28,8 @@ class Me(TypedDict):
     tenant: str
     actions: list[str]
     roles: dict[str, list[str]]
+    second_factor: bool
+    session_id: int | None
 
 
 class TrustKey(TypedDict):
@@ -85,14 +90,18 @@ class MeApi(OperatorPart):
 
     async def me(self, request: Request) -> dict[str, Any]:
         """Name the person, the role and what it may do."""
-        scope = await self._scope(request)
+        caller = await self._caller(request, is_enrolling=True)
+        scope, session = caller.scope, caller.session
         assert scope.role is not None
+        has_factor = session is not None and await self._read(second_factor.is_confirmed, session.person_id)
         return {
+            "second_factor": has_factor,
+            "session_id": session.session_id if session is not None else None,
             "name": scope.actor.partition(":")[2],
             "role": scope.role.value,
             "product": scope.product,
-            "tenant": str(scope.tenant_id),
-            "actions": sorted(action.value for action in ALLOWED[scope.role]),
+            "tenant": await self._read(people.tenant_name, scope),
+            "actions": sorted(action.value for action in Action if scope.may(action)),
             "roles": {
                 action.value: [role.value for role, allowed in ALLOWED.items() if action in allowed]
                 for action in Action
@@ -116,5 +125,7 @@ class MeApi(OperatorPart):
 
     async def trust(self, request: Request) -> dict[str, Any]:
         """Describe what is published now."""
-        await self._readable(request)
-        return {"roles": trusted.describe(self._parts.publisher.published)}
+        scope = await self._readable(request)
+        foreign = await self._read(products.foreign, scope, self._parts.publisher.published.products)
+        roles = trusted.describe(self._parts.publisher.published)
+        return {"roles": [role for role in roles if role["role"] not in foreign]}

@@ -167,18 +167,6 @@ class Person(TypedDict):
     created_at: int
 
 
-class Me(TypedDict):
-    """Who asks: the name in events, the tenant, and what is allowed."""
-
-    actor: str
-    tenant: str
-    role: str
-    product: str | None
-    actions: list[str]
-    second_factor: bool
-    session_id: int | None
-
-
 class FactorBegun(TypedDict):
     """What an authenticator needs, shown once."""
 
