@@ -17,11 +17,32 @@ set -euo pipefail
 #   tzdata              windows in device-local time
 #   postgresql          the server's tests run on it, in clusters of their own (Debian's is not used)
 #   qemu-system-*, u-boot-*, grub-pc-bin   the boot scripts run in the real U-Boot and GRUB
-ALL="ca-certificates curl openssl softhsm2 opensc e2fsprogs libubootenv-tool grub-common systemd faketime groff-base mosquitto mosquitto-clients tmux tzdata
-     qemu-system-arm qemu-system-x86 u-boot-qemu u-boot-tools grub-pc-bin
-     chromium fonts-noto-core fonts-dejavu-core"
-     postgresql
-     qemu-system-arm qemu-system-x86 u-boot-qemu u-boot-tools grub-pc-bin"
+ALL="
+    ca-certificates
+    chromium
+    curl
+    e2fsprogs
+    faketime
+    fonts-dejavu-core
+    fonts-noto-core
+    groff-base
+    grub-common
+    grub-pc-bin
+    libubootenv-tool
+    mosquitto
+    mosquitto-clients
+    opensc
+    openssl
+    postgresql
+    qemu-system-arm
+    qemu-system-x86
+    softhsm2
+    systemd
+    tmux
+    tzdata
+    u-boot-qemu
+    u-boot-tools
+"
 [ $# -gt 0 ] || set -- $ALL
 missing=()
 for name in "$@"; do
