@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 BASE: Final = "/api/v1/notifications"
 MAX_STREAMS: Final = 200
 HEARTBEAT_S: Final = 5.0
-"""console.md 3.3: a page says so when its data is older than 8 s."""
+"""A page says so when its data is older than 8 s."""
 LOOK_S: Final = 0.5
 RECHECK_S: Final = 30.0
 """How long a stream goes on after its token was revoked, at most."""

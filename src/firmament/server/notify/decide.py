@@ -18,7 +18,7 @@ MINUTE_S: Final = 60
 HOUR_S: Final = 3600
 DAY_MINUTES: Final = 24 * 60
 EXPIRY_DAYS: Final = (60, 30, 14, 7, 3, 1)
-"""Before an expiry, people are told on these days, and every day from the last on (console.md 4.6)."""
+"""Before an expiry, people are told on these days, and every day from the last on."""
 CRITICAL_DAYS: Final = 3
 
 

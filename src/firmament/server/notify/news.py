@@ -65,7 +65,7 @@ def _moved(event: Mapping[str, Any], *, base_url: str) -> News | None:
 def halted(
     rollout_id: str, facts: Mapping[str, Any], rollout: Mapping[str, Any] | None, *, at: int, base_url: str
 ) -> tuple[str, str]:
-    """Return title and text of a stop: enough to decide on a phone whether to get up (console.md 4.6)."""
+    """Return title and text of a stop: enough to decide on a phone whether to get up."""
     halt: Mapping[str, Any] = {**facts, **((rollout or {}).get("halt") or {})}
     failed, finished = int(halt.get("failed", 0)), int(halt.get("finished", 0))
     limit = float(halt.get("limit_ratio", 0))

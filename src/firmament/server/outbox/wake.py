@@ -1,4 +1,4 @@
-"""Waking devices by MQTT: one retained message a bucket, never one a device (stack.md 5).
+"""Waking devices by MQTT: one retained message a bucket, never one a device.
 
 A device subscribes to the topic of its bucket. When a wave opens, the buckets of its devices
 get ``{"v": 1, "rev": number of the event, "spread_s": ...}``; a device then polls at a random

@@ -9,8 +9,7 @@ import pytest
 
 from firmament.core.clock import FixedClock
 from firmament.errors import ForbiddenError, NotFoundError
-from firmament.server.database.connection import SqliteDatabase, connect, transact
-from firmament.server.database.migrate import migrate
+from firmament.server.database.opening import command_database, open_database
 from firmament.server.events import Event, Wanted, append, find_events
 from firmament.server.notify import expiry, store
 from firmament.server.notify.decide import Rules
@@ -41,12 +40,12 @@ class Story:
     """A database, a clock, one outlet for all and one for escalation."""
 
     def __init__(self, path):
-        migrate(path)
         self.path, self.clock, self.sender = path, FixedClock(NOW), NullSender()
-        self.db = connect(path)
+        self.stack = contextlib.ExitStack()
+        self.commands = self.stack.enter_context(command_database(path))
+        self.db = self.commands.connection
         for name, is_escalation in (("ops", False), ("boss", True)):
-            transact(
-                self.db,
+            self.commands.transact(
                 lambda connection, name=name, is_escalation=is_escalation: add_outlet(
                     connection,
                     SCOPE,
@@ -62,15 +61,15 @@ class Story:
         self.turn()  # what happened before is not news
 
     def happen(self, kind, subject="r1", *, scope=SCOPE, **facts):
-        transact(
-            self.db, lambda connection: append(connection, scope, kind, self.clock.now(), subject=subject, **facts)
+        self.commands.transact(
+            lambda connection: append(connection, scope, kind, self.clock.now(), subject=subject, **facts)
         )
 
     def turn(self, sender=None):
         """One turn of the loop in a new process; return what was told: (outlet, title)."""
 
         async def work():
-            database = SqliteDatabase(self.path)
+            database = open_database(self.path, self.clock)
             courier = Courier(database, self.clock, {OutletKind.SMTP: sender or self.sender}, random.Random(1))
             notifier = Notifier(
                 database, self.clock, courier, random.Random(2), rules=Rules(), base_url="https://ota.example"
@@ -86,9 +85,9 @@ class Story:
 
 
 @pytest.fixture
-def story(tmp_path):
-    found = Story(tmp_path / "db" / "firmament.db")
-    with contextlib.closing(found.db):
+def story(target):
+    found = Story(target)
+    with found.stack:
         yield found
 
 
@@ -114,7 +113,7 @@ def test_who_acknowledges_is_left_alone(story, where):
     story.turn()
     [told] = store.list_notifications(story.db, SCOPE, before=0, limit=9)
     if where == "here":
-        transact(story.db, lambda connection: store.acknowledge(connection, SCOPE, told["id"], story.clock.now()))
+        story.commands.transact(lambda connection: store.acknowledge(connection, SCOPE, told["id"], story.clock.now()))
         assert len(find_events(story.db, SCOPE, Wanted(kind="notification.acknowledged"))) == 1
     else:
         story.happen(Event.ROLLOUT_ACKNOWLEDGED)
@@ -152,7 +151,7 @@ def test_a_message_that_is_not_taken_is_tried_again(story):
 
 def test_a_muted_outlet_is_told_nothing(story):
     until = int((NOW + timedelta(hours=1)).timestamp())
-    transact(story.db, lambda connection: mute(connection, SCOPE, "ops", until, NOW))
+    story.commands.transact(lambda connection: mute(connection, SCOPE, "ops", until, NOW))
     story.happen(Event.ROLLOUT_HALTED, **HALT)
     assert story.turn() == []
 
@@ -175,12 +174,14 @@ def test_an_expiry_is_told_at_each_step_and_ends_when_it_is_renewed(story):
         now = NOW + timedelta(days=day)
         items = [Expiry("image root", expires, "devices refuse updates.")]
         counts.append(
-            transact(
-                story.db, lambda connection, items=items, now=now: expiry.tell(connection, 1, items, now, base_url="")
+            story.commands.transact(
+                lambda connection, items=items, now=now: expiry.tell(connection, 1, items, now, base_url="")
             )
         )
     told = [day for day, count in enumerate(counts) if count]
     assert [31 - day for day in told] == [31, 30, 14, 7, 3, 1, 0, -1]
     renewed = [Expiry("image root", NOW + timedelta(days=400), "")]
-    transact(story.db, lambda connection: expiry.tell(connection, 1, renewed, NOW + timedelta(days=34), base_url=""))
+    story.commands.transact(
+        lambda connection: expiry.tell(connection, 1, renewed, NOW + timedelta(days=34), base_url="")
+    )
     assert store.open_ones(story.db, FIRST_TENANT) == []

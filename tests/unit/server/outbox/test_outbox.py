@@ -18,8 +18,7 @@ from firmament.errors import (
     NotFoundError,
     UnreachableError,
 )
-from firmament.server.database.connection import SqliteDatabase, connect, transact
-from firmament.server.database.migrate import migrate
+from firmament.server.database.opening import command_database, open_database
 from firmament.server.events import Event, Wanted, append, find_events
 from firmament.server.outbox import store
 from firmament.server.outbox.guard import is_public, judge, read_url
@@ -100,9 +99,20 @@ def test_the_signature_is_over_time_and_body():
 
 
 @pytest.fixture
-def path(tmp_path):
-    migrate(tmp_path / "db" / "firmament.db")
-    return tmp_path / "db" / "firmament.db"
+def path(target):
+    """A migrated database: SQLite, then PostgreSQL."""
+    return target
+
+
+@contextlib.contextmanager
+def opened(path):
+    """Each statement a transaction of its own; `transact` for more."""
+    with command_database(path) as commands:
+        yield commands
+
+
+def transact(commands, job):
+    return commands.transact(job)
 
 
 def add(connection, name="hook", *, scope=SCOPE, kind=OutletKind.WEBHOOK, target="https://example.org/", kinds=()):
@@ -128,7 +138,7 @@ def run(path, sender, *, turns=1, clock=None):
     """Let a courier work `turns` times."""
 
     async def story():
-        database = SqliteDatabase(path)
+        database = open_database(path, clock or FixedClock(NOW))
         courier = Courier(database, clock or FixedClock(NOW), {OutletKind.WEBHOOK: sender}, random.Random(1))
         try:
             for _ in range(turns):
@@ -146,7 +156,7 @@ def numbers(sender):
 
 def test_events_are_delivered_once_in_order_also_by_a_new_process(path):
     sender = NullSender()
-    with contextlib.closing(connect(path)) as db:
+    with opened(path) as db:
         transact(db, add)
         transact(db, lambda connection: happen(connection, 3))
         transact(db, lambda connection: happen(connection, 2, kind=Event.DEVICE_DISABLED))
@@ -157,19 +167,19 @@ def test_events_are_delivered_once_in_order_also_by_a_new_process(path):
 
 def test_only_wanted_kinds_are_delivered_and_the_rest_is_not_looked_at_again(path):
     sender = NullSender()
-    with contextlib.closing(connect(path)) as db:
+    with opened(path) as db:
         transact(db, lambda connection: add(connection, kinds=("device.disabled", "outlet.")))
         transact(db, lambda connection: happen(connection, 3))
         run(path, sender)
         assert numbers(sender) == [1]
-        assert store.get_outlet(db, SCOPE, "hook").cursor == 4
+        assert store.get_outlet(db.connection, SCOPE, "hook").cursor == 4
 
 
 def test_a_failure_stops_at_its_event_and_goes_on_there(path):
     kept = NullSender()
     sender = FailingSender(kept, times=1)
     clock = FixedClock(NOW)
-    with contextlib.closing(connect(path)) as db:
+    with opened(path) as db:
         transact(db, add)
         transact(db, lambda connection: happen(connection, 2))
         run(path, sender, turns=2, clock=clock)
@@ -177,19 +187,21 @@ def test_a_failure_stops_at_its_event_and_goes_on_there(path):
         clock.advance(10)
         run(path, sender, clock=clock)
         assert numbers(kept) == [1, 2, 3]
-        assert [entry["ok"] for entry in store.list_deliveries(db, SCOPE, "hook", limit=9)] == [True] * 3 + [False]
+        assert [entry["ok"] for entry in store.list_deliveries(db.connection, SCOPE, "hook", limit=9)] == [True] * 3 + [
+            False
+        ]
 
 
 def test_after_so_many_failures_it_is_switched_off_and_that_is_an_event(path):
     clock = FixedClock(NOW)
-    with contextlib.closing(connect(path)) as db:
+    with opened(path) as db:
         transact(db, add)
         for _ in range(DISABLE_AFTER + 3):
             run(path, FailingSender(NullSender(), times=99), clock=clock)
             clock.advance(MAX_WAIT_S)
-        outlet = store.get_outlet(db, SCOPE, "hook")
+        outlet = store.get_outlet(db.connection, SCOPE, "hook")
         assert (outlet.failures, outlet.disabled_at is not None) == (DISABLE_AFTER, True)
-        assert len(find_events(db, SCOPE, Wanted(kind="outlet.disabled"))) == 1
+        assert len(find_events(db.connection, SCOPE, Wanted(kind="outlet.disabled"))) == 1
         sender = NullSender()
         transact(db, lambda connection: store.enable(connection, SCOPE, "hook", NOW, replay_from=1))
         run(path, sender, clock=clock)
@@ -198,18 +210,18 @@ def test_after_so_many_failures_it_is_switched_off_and_that_is_an_event(path):
 
 def test_one_tenant_neither_sees_nor_gets_anothers(path):
     sender = NullSender()
-    with contextlib.closing(connect(path)) as db:
+    with opened(path) as db:
         transact(db, add)
         transact(db, lambda connection: happen(connection, 3, scope=OTHER))
         run(path, sender)
         assert numbers(sender) == [1]
         for call in (store.get_outlet, lambda c, s, n: store.remove_outlet(c, s, n, NOW)):
             with pytest.raises(NotFoundError):
-                call(db, OTHER, "hook")
+                call(db.connection, OTHER, "hook")
 
 
 def test_outlets_are_checked_when_they_are_made(path):
-    with contextlib.closing(connect(path)) as db:
+    with opened(path) as db:
         for kind, target in (
             (OutletKind.WEBHOOK, "http://example.org"),
             (OutletKind.SMTP, "nobody"),
@@ -218,25 +230,25 @@ def test_outlets_are_checked_when_they_are_made(path):
             (OutletKind.MQTT, ""),
         ):
             with pytest.raises(MalformedError):
-                add(db, kind=kind, target=target)
+                add(db.connection, kind=kind, target=target)
         with pytest.raises(ForbiddenError):
-            add(db, scope=Scope(1, "person:x", Role.VIEWER))
-        add(db)
+            add(db.connection, scope=Scope(1, "person:x", Role.VIEWER))
+        add(db.connection)
         with pytest.raises(ConflictError):
-            add(db)
+            add(db.connection)
         for replay_from in (0, 99):
             with pytest.raises(MalformedError):
-                store.enable(db, SCOPE, "hook", NOW, replay_from=replay_from)
+                store.enable(db.connection, SCOPE, "hook", NOW, replay_from=replay_from)
 
 
 def test_senders_say_what_went_wrong_and_never_raise(path):
     clock = FixedClock(NOW)
-    with contextlib.closing(connect(path)) as db:
-        outlet, _ = add(db, target="https://127.0.0.1:1/")
-        mail, _ = add(db, "mail", kind=OutletKind.SMTP, target="a@b")
-        topic, _ = add(db, "topic", kind=OutletKind.MQTT, target="a/b")
-        happen(db)
-        parcel = store.next_parcels(db, outlet, 1)[0][0]
+    with opened(path) as db:
+        outlet, _ = add(db.connection, target="https://127.0.0.1:1/")
+        mail, _ = add(db.connection, "mail", kind=OutletKind.SMTP, target="a@b")
+        topic, _ = add(db.connection, "topic", kind=OutletKind.MQTT, target="a/b")
+        happen(db.connection)
+        parcel = store.next_parcels(db.connection, outlet, 1)[0][0]
 
     def send(sender, to):
         answer = asyncio.run(sender.send(to, parcel))
