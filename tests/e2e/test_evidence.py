@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from support.databases import fresh_database
 from support.server_world import World, run_command, sha256
 
 from firmament.core.digest import Digest
@@ -35,8 +36,8 @@ STATEMENT = {
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    world = World(tmp_path_factory.mktemp("evidence")).begin()
+def world(tmp_path_factory, database_kind):
+    world = World(tmp_path_factory.mktemp("evidence"), database=fresh_database(database_kind)).begin()
     world.publish_release("thermo", "1.0", 1, b"one" * 100, sbom_digest=Digest.of(OLD))
     world.publish_release("thermo", "1.1", 2, b"two" * 100, sbom_digest=Digest.of(NEW))
     world.publish_release("thermo", "1.2", 3, b"three" * 100)

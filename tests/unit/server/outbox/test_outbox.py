@@ -16,8 +16,10 @@ from firmament.errors import (
     ForbiddenError,
     MalformedError,
     NotFoundError,
+    UnauthenticatedError,
     UnreachableError,
 )
+from firmament.server import metrics
 from firmament.server.database.opening import command_database, open_database
 from firmament.server.events import Event, Wanted, append, find_events
 from firmament.server.outbox import store
@@ -262,3 +264,33 @@ def test_senders_say_what_went_wrong_and_never_raise(path):
     assert "Error" in send(MailSender(clock, url="smtp://127.0.0.1:1", sender="x@y"), mail)
     assert send(BrokerSender(clock, url=""), topic).startswith("local/setting")
     assert "Error" in send(BrokerSender(clock, url="mqtt://127.0.0.1:1"), topic)
+
+
+def test_metrics_have_a_name_a_kind_and_few_series(path):
+    with opened(path) as db:
+        add(db.connection)
+        samples = metrics.count(db.connection, int(NOW.timestamp()))
+    text = metrics.write([("firmament_info", {"version": '1"\\\n'}, 1), *samples]).decode()
+    assert 'firmament_info{version="1\\"\\\\\\n"} 1\n' in text
+    assert "# TYPE firmament_audit_events_total counter\nfirmament_audit_events_total 1\n" in text
+    for name, _, value in samples:
+        assert name in metrics.HELP
+        assert value >= 0
+
+
+@pytest.mark.parametrize(
+    ("token", "address", "authorization", "error"),
+    [
+        ("", "127.0.0.1", "", None),
+        ("", "::1", "", None),
+        ("", "192.0.2.1", "", ForbiddenError),
+        ("", "", "Bearer x", ForbiddenError),
+        ("x", "192.0.2.1", "Bearer x", None),
+        ("x", "127.0.0.1", "", UnauthenticatedError),
+        ("x", "127.0.0.1", "Bearer y", UnauthenticatedError),
+        ("x", "127.0.0.1", "Basic x", UnauthenticatedError),
+    ],
+)
+def test_metrics_are_read_here_or_with_the_token(token, address, authorization, error):
+    with contextlib.nullcontext() if error is None else pytest.raises(error):
+        metrics.require_reader(token=token, address=address, authorization=authorization)
