@@ -37,17 +37,11 @@ ROLLOUT: Final = {
     "finished": Look("Finished", "ok", "check"),
 }
 WAVE: Final = {
-    "waiting": Look("Waiting", "mut", "clock"),
+    "pending": Look("Waiting", "mut", "clock"),
     "open": Look("Running", "run", "play"),
-    "running": Look("Running", "run", "play"),
-    "holding": Look("Holding", "wait", "clock"),
-    "passed": Look("Passed", "ok", "check"),
-    "finished": Look("Passed", "ok", "check"),
-    "closed": Look("Passed", "ok", "check"),
+    "held": Look("Holding", "wait", "clock"),
     "halted": Look("Halted", "bad", "alert"),
-    "skipped": Look("Skipped", "mut", "cross"),
-    "paused": Look("Paused", "warn", "pause"),
-    "aborted": Look("Aborted", "mut", "cross"),
+    "done": Look("Passed", "ok", "check"),
 }
 TARGET: Final = {
     "waiting": Look("Not started", "mut", "clock"),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from starlette.responses import Response
+
 from firmament.console.views.base import get
 from firmament.console.views.overview import person
 
 if TYPE_CHECKING:
-    from starlette.responses import Response
 
     from firmament.console.visit import Visit
 
@@ -19,7 +20,7 @@ async def shown(visit: Visit) -> Response:
     """Show one page, newest first."""
     subject, before = visit.query("subject").strip(), visit.query("before")
     found = await visit.card(
-        visit.api.get("/events", subject=subject or None, before=before or None, newest=1, limit=PAGE)
+        visit.api.get("/audit/events", subject=subject or None, cursor=before or None, newest=1, limit=PAGE)
     )
     events = sorted(found.value["events"], key=lambda event: -event["id"]) if found.value else []
     return visit.page(
@@ -28,9 +29,18 @@ async def shown(visit: Visit) -> Response:
         events=events,
         subject=subject,
         older=events[-1]["id"] if len(events) == PAGE else None,
-        chain=await visit.card(visit.api.get("/audit/head")),
         person=person,
     )
 
 
-VIEWS: Final = (get("/audit", shown),)
+async def export(visit: Visit) -> Response:
+    """Hand the whole chain out as JSON lines, as `firmament audit verify` reads it."""
+    body = await visit.api.text("/audit/export")
+    return Response(
+        body,
+        media_type="application/x-ndjson",
+        headers={"content-disposition": 'attachment; filename="audit.jsonl"'},
+    )
+
+
+VIEWS: Final = (get("/audit", shown), get("/audit.jsonl", export))

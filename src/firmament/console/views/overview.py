@@ -220,7 +220,7 @@ async def _context(visit: Visit) -> dict[str, Any]:
 
 async def latest_events(visit: Visit, count: int) -> list[dict[str, Any]]:
     """Return the newest events, newest first."""
-    found = await visit.api.get("/events", newest=1, limit=count)
+    found = await visit.api.get("/audit/events", newest=1, limit=count)
     return sorted(found["events"], key=lambda event: -event["id"])[:count]
 
 

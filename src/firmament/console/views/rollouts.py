@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 EVENTS_SHOWN: Final = 8
 TARGETS_PAGE: Final = 50
 RAMPS: Final = {
-    "few": ({"name": "First", "count": 1}, {"name": "Rest", "percent": 100}),
-    "some": ({"name": "Canary", "count": 5}, {"name": "Half", "percent": 50}, {"name": "Everyone", "percent": 100}),
+    "all": ({"name": "everyone", "percent": 100},),
+    "few": ({"name": "canary", "count": 1}, {"name": "everyone", "percent": 100}),
+    "some": ({"name": "canary", "count": 5}, {"name": "half", "percent": 50}, {"name": "everyone", "percent": 100}),
     "many": (
-        {"name": "Canary", "count": 50},
+        {"name": "canary", "count": 50},
         {"name": "1 %", "percent": 1},
         {"name": "10 %", "percent": 10},
         {"name": "50 %", "percent": 50},
-        {"name": "Everyone", "percent": 100},
+        {"name": "everyone", "percent": 100},
     ),
 }
 """Proposed waves by the size of the fleet: console.md, new rollout."""
@@ -282,11 +283,6 @@ async def _planned(visit: Visit, fields: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def ramp_for(count: int) -> str:
-    """Return which waves to propose for so many devices. Pure."""
-    return "few" if count <= 20 else "some" if count < 1000 else "many"  # noqa: PLR2004 - console.md, new rollout
-
-
 def wish(release: str, fields: Mapping[str, str]) -> dict[str, Any]:
     """Return what the form asks of the plan route; what is not filled in is the server's default. Pure."""
     body: dict[str, Any] = {"release": release, "selector": selector(release, fields)}
@@ -294,7 +290,7 @@ def wish(release: str, fields: Mapping[str, str]) -> dict[str, Any]:
         body["waves"] = list(RAMPS[fields["ramp"]])
     gate: dict[str, Any] = {}
     if _is_number(fields.get("limit_percent", "")):
-        gate["limit_ratio"] = float(fields["limit_percent"]) / 100
+        gate["limit_ratio"] = f"{float(fields['limit_percent']) / 100:.6f}".rstrip("0").rstrip(".") or "0"
     if fields.get("min_finished", "").isdigit():
         gate["min_finished"] = int(fields["min_finished"])
     if gate:

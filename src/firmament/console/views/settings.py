@@ -89,11 +89,47 @@ async def _tokens(visit: Visit) -> dict[str, Any]:
 
 async def notifications(visit: Visit) -> Response:
     """Show who is told what, with a preview."""
-    return visit.page(
-        "settings_notifications.html",
-        found=await visit.card(visit.api.get("/notifications")),
-        deliveries=await visit.card(visit.api.get("/notifications/deliveries")),
-    )
+    return await _outlets(visit)
+
+
+async def add_outlet(visit: Visit) -> Response:
+    """Add whom to tell; a secret that signs its deliveries is shown once."""
+    fields = await visit.form()
+    body: dict[str, Any] = {name: fields.get(name, "").strip() for name in ("name", "kind", "target")}
+    if fields.get("is_escalation") == "1":
+        body["is_escalation"] = True
+    made, problem, status = None, "", 200
+    try:
+        made = await visit.api.post("/notifications/outlets", body)
+    except ApiError as error:
+        if error.status in {401, 403}:
+            raise
+        problem, status = error.detail, error.status
+    return await _outlets(visit, status=status, made=made, problem=problem)
+
+
+async def test_outlet(visit: Visit, name: str) -> Response:
+    """Deliver a test message now and show the answer."""
+    tested = await visit.api.post(f"/notifications/outlets/{quote(name, safe='')}/test")
+    return await _outlets(visit, tested={"name": name, **tested})
+
+
+async def remove_outlet(visit: Visit, name: str) -> Response:
+    """Tell somebody no more."""
+    await visit.api.delete(f"/notifications/outlets/{quote(name, safe='')}")
+    return visit.go("/settings/notifications", said="saved")
+
+
+async def _outlets(visit: Visit, *, status: int = 200, **values: Any) -> Response:
+    base: dict[str, Any] = {
+        "outlets": await visit.card(visit.api.get("/notifications/outlets")),
+        "sent": await visit.card(visit.api.get("/notifications")),
+        "preview": await visit.card(visit.api.get("/notifications/preview")),
+        "tested": None,
+        "made": None,
+        "problem": "",
+    }
+    return visit.page("settings_notifications.html", status=status, **{**base, **values})
 
 
 async def consent(visit: Visit) -> Response:
@@ -124,6 +160,9 @@ VIEWS: Final = (
     get("/settings/tokens", tokens),
     post("/settings/tokens", make_token),
     get("/settings/notifications", notifications),
+    post("/settings/notifications", add_outlet),
+    post("/settings/notifications/{name}/test", test_outlet),
+    post("/settings/notifications/{name}/remove", remove_outlet),
     get("/settings/consent", consent),
     get("/settings/about", about),
 )

@@ -193,6 +193,7 @@ class RolloutApi(OperatorPart):
                 wave=wave,
                 after=after,
                 limit=limit,
+                newest=asked.get("order") == "updated",
             )
         )
 

@@ -203,14 +203,15 @@ def list_targets(  # filters of one list
     wave: int | None,
     after: int,
     limit: int,
+    newest: bool = False,
 ) -> dict[str, Any]:
-    """Return one page of targets in the order of their devices."""
+    """Return one page of targets in the order of their devices, or those that changed last."""
     rows = connection.execute(
         "SELECT t.*, d.uid, d.serial, d.hardware, d.version AS device_version, a.uid AS attempt_uid "
         "FROM rollout_target t JOIN device d ON d.id = t.device_id LEFT JOIN attempt a ON a.id = t.attempt_id "
         "WHERE t.rollout_id = ? AND t.device_id > ? AND (CAST(? AS TEXT) IS NULL OR t.status = ?) "
         "AND (CAST(? AS TEXT) IS NULL OR t.code = ?) AND (CAST(? AS INTEGER) IS NULL OR t.wave = ?) "
-        "ORDER BY t.device_id LIMIT ?",
+        f"ORDER BY {'t.updated_at DESC, t.device_id' if newest else 't.device_id'} LIMIT ?",
         (rollout.row_id, after, status, status, reason, reason, wave, wave, min(limit, MAX_PAGE)),
     ).fetchall()
     targets = []
@@ -233,7 +234,7 @@ def list_targets(  # filters of one list
                 "updated_at": target.updated_at,
             }
         )
-    return {"targets": targets, "next": str(rows[-1]["device_id"]) if len(rows) == limit else None}
+    return {"targets": targets, "next": str(rows[-1]["device_id"]) if len(rows) == limit and not newest else None}
 
 
 def series(connection: Connection, rollout: RolloutRecord) -> dict[str, Any]:

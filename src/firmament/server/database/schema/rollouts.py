@@ -105,6 +105,7 @@ Index(
     postgresql_where=text("active = 1"),
 )
 Index("ix_rollout_target_place", rollout_target.c.rollout_id, rollout_target.c.place, rollout_target.c.device_id)
+Index("ix_rollout_target_updated", rollout_target.c.rollout_id, rollout_target.c.updated_at)
 Index(
     "ix_rollout_target_deadline",
     rollout_target.c.deadline,

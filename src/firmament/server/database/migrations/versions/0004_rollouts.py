@@ -141,6 +141,7 @@ def upgrade() -> None:
         sqlite_where=sa.text("deadline IS NOT NULL"),
         postgresql_where=sa.text("deadline IS NOT NULL"),
     )
+    op.create_index("ix_rollout_target_updated", "rollout_target", ["rollout_id", "updated_at"], unique=False)
     op.create_index(
         "ix_rollout_target_failed",
         "rollout_target",
