@@ -1,11 +1,15 @@
 """One server, one browser and one world of devices for all tests of the console."""
 
 import contextlib
+import random
+import time
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 from support.server_world import Device, World
+
+from firmament.sim.crowd.device import CrowdDevice
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = [
@@ -96,3 +100,68 @@ def violations(page):
         for item in found
         for node in item["nodes"][:3]
     ]
+
+
+# --- a rollout that stopped by itself -------------------------------------------------------
+
+
+class Rollout:
+    """A crowd of devices, and a rollout of 2.0 that is bad for one hardware revision."""
+
+    def __init__(self, world, devices=40):
+        self.world = world
+        notes = {"en": "Fixes meter readings that stop after 49 days.", "pt": "Corrige leituras."}
+        world.publish_release("pump", "1.0", 1, b"p1" * 60_000, hardware=("rev-b", "rev-c"))
+        world.publish_release(
+            "pump", "2.0", 2, b"p2" * 60_000, hardware=("rev-b", "rev-c"), revertible_to=1, notes=notes
+        )
+        token = world.enrolment_token("pump", uses=devices)
+        self.devices = [
+            CrowdDevice(
+                world.server.url, world.server.ca, "pump", "rev-c" if number % 3 == 0 else "rev-b", f"PU-{number:04}",
+                random.Random(number), (lambda version: "slot/health") if number % 3 == 0 else (lambda version: ""),
+            )
+            for number in range(devices)
+        ]  # fmt: skip
+        for device in self.devices:
+            device.enrol(token)
+            device.live()
+        body = {
+            "name": "pump to 2.0", "release": "pump/2.0",
+            "waves": [{"name": "canary", "devices": [d.device_id for d in self.devices if d.hardware == "rev-b"][:2]},
+                      {"name": "everyone", "percent": 100}],
+            "gate": {"limit_ratio": "0.2", "min_finished": 12},
+        }  # fmt: skip
+        made = world.admin.ask("POST", "/api/v1/rollouts", body)
+        assert made.status == 201, made.body
+        self.rollout_id = made.json["rollout_id"]
+        self.path = f"/rollouts/{self.rollout_id}"
+
+    def show(self):
+        return self.world.admin.ask("GET", "/api/v1" + self.path).json
+
+    def live_until(self, *states, seconds=90):
+        deadline = time.monotonic() + seconds
+        while self.show()["state"] not in states:
+            for device in self.devices:
+                device.live()
+                if self.show()["state"] in states:
+                    break
+            assert time.monotonic() < deadline, self.show()
+        return self.show()
+
+
+@pytest.fixture(scope="session")
+def rollout(world):
+    """Running, nobody has acted yet."""
+    made = Rollout(world)
+    yield made
+    for device in made.devices:
+        device.close()
+
+
+@pytest.fixture(scope="session")
+def halted(rollout):
+    """Stopped by itself."""
+    rollout.live_until("halted")
+    return rollout

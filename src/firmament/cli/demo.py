@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from firmament.sim.demo.play import Played
+
+PACE_S: Final = 0.7
+"""Between two steps of the crowd: slow enough to watch."""
 
 
 @click.command("demo")
@@ -40,12 +43,28 @@ if TYPE_CHECKING:
     metavar="DIRECTORY",
     help="End what an earlier --keep left running, and do nothing else.",
 )
+@click.option("--console", "is_console", is_flag=True, help="Open a console with a live crowd of virtual devices.")
+@click.option(
+    "--devices", type=click.IntRange(10, 2000), default=120, show_default=True, help="With --console: how many."
+)
+@click.option("--until-halted", is_flag=True, help="With --console: end when the rollout has stopped by itself.")
 @output_options
-def command(keep: bool, directory: Path | None, port: int, stop: Path | None) -> int:  # noqa: FBT001 - click's shape
+def command(
+    keep: bool,  # noqa: FBT001 - click's shape
+    directory: Path | None,
+    port: int,
+    stop: Path | None,
+    is_console: bool,  # noqa: FBT001 - same
+    devices: int,
+    until_halted: bool,  # noqa: FBT001 - same
+) -> int:
     """Play the whole main job: sign, publish, install, prove healthy or revert, refuse.
 
     Three simulated devices and a server run as real processes of this package; every outcome is
     checked. Exit code 0 only if each is as it must be.
+
+    With --console a crowd of virtual devices lives with a real server instead, a rollout goes out
+    and stops by itself, and the web console shows it.
     """
     from firmament.sim.demo.world import stop_kept
 
@@ -59,7 +78,11 @@ def command(keep: bool, directory: Path | None, port: int, stop: Path | None) ->
     is_over = False
     with _ending_in_order():
         try:
-            code = _play(folder, is_kept=keep, port=port)
+            code = (
+                _open_console(folder, devices=devices, port=port, until_halted=until_halted)
+                if is_console
+                else _play(folder, is_kept=keep, port=port)
+            )
             is_over = code == 0
         except (KeyboardInterrupt, SystemExit):
             is_over = True
@@ -91,6 +114,38 @@ def _play(folder: Path, *, is_kept: bool, port: int) -> int:
     _show(played, clock.monotonic_s() - began_s)
     if is_kept:
         _show_how_to_go_on(folder, played)
+    return 0
+
+
+def _open_console(folder: Path, *, devices: int, port: int, until_halted: bool) -> int:
+    from firmament.sim.crowd.play import ConsoleDemo
+    from firmament.sim.demo.world import Differs, World
+
+    clock, out = SystemClock(), output()
+    with open_screen(clock) as screen, World(folder, screen, clock) as world:
+        demo = ConsoleDemo(world, devices=devices, port=port)
+        try:
+            opened = demo.open()
+            out.note(
+                f"\nConsole:   {opened.url}{opened.rollout_path}\n"
+                f"Sign in:   {opened.name}   password: {opened.password}\n"
+                f"CA:        {opened.ca}   (or accept the browser's warning: this server lives on your machine)\n"
+                "The rollout stops by itself within a minute. Ctrl-C ends everything."
+            )
+            is_told = False
+            for _ in demo.live():
+                clock.sleep(PACE_S)
+                if not is_told and (state := demo.state())["state"] == "halted":
+                    is_told = True
+                    out.note(f"\nStopped by itself: {state['halt']['sentence']}")
+                    if until_halted:
+                        out.document("demo-console", {"ok": True, "url": opened.url, "halt": state["halt"]["sentence"]})
+                        return 0
+        except Differs as error:
+            screen.failed(str(error))
+            return EXIT_FAILED
+        finally:
+            demo.close()
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Final
 
@@ -9,6 +10,7 @@ NBSP: Final = "\u00a0"
 NOTHING: Final = "\u2013"
 KILO_FROM: Final = 10_000
 SHORT: Final = 90
+UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 DIGEST_SHOWN: Final = 16
 MINUTE_S: Final = 60
 HOUR_S: Final = 3600
@@ -129,6 +131,11 @@ def clock_time(at: int | None, now: datetime | None = None) -> str:
 def plural(count: int, one: str, many: str = "") -> str:
     """Return ``1 device`` or ``4 447 devices``."""
     return f"{number(count)} {one if count == 1 else many or one + 's'}"
+
+
+def short_id(value: str) -> str:
+    """Return a name with the UUIDs in it cut to their first eight digits."""
+    return UUID.sub(lambda match: match[0][:8], value)
 
 
 def short_digest(value: str) -> str:

@@ -66,6 +66,7 @@ class Templates:
             absolute=formats.absolute,
             iso=formats.iso,
             short_digest=formats.short_digest,
+            short_id=formats.short_id,
             pretty=_pretty,
         )
         self._environment.globals.update(

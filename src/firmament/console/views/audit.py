@@ -10,7 +10,6 @@ from firmament.console.views.base import get
 from firmament.console.views.overview import person
 
 if TYPE_CHECKING:
-
     from firmament.console.visit import Visit
 
 PAGE: Final = 50

@@ -112,13 +112,32 @@ async def _rollout(visit: Visit, rollout_id: str) -> dict[str, Any]:
     return {
         "rollout": rollout,
         "reasons": await visit.card(api.get(path + "/reasons")),
-        "series": await visit.card(api.get(path + "/series")),
+        "series": await visit.card(series(visit, rollout)),
         "latest": await visit.card(api.get(path + "/targets", order="updated", limit=EVENTS_SHOWN)),
         "buttons": [(name, ACTIONS[name]) for name in BUTTONS.get(rollout["state"], ())],
         "text": as_text(rollout),
         "person": person,
         "groups": four(rollout),
     }
+
+
+async def series(visit: Visit, rollout: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the failure rate over time, up to now: samples are a minute apart."""
+    found: dict[str, Any] = await visit.api.get(_path(rollout["rollout_id"]) + "/series")
+    wave = next((wave for wave in rollout["waves"] if wave["number"] == rollout["gate"]["wave"]), None)
+    if wave is None or not wave["finished"]:
+        return found
+    at = int(visit.now.timestamp()) if rollout["state"] in {"running", "holding"} else rollout["state_since"]
+    if found["points"] and found["points"][-1]["at"] >= at:
+        return found
+    now = {
+        "at": at,
+        "wave": wave["number"],
+        "finished": wave["finished"],
+        "failed": wave["failed"],
+        "failure_ratio": wave["failed"] / wave["finished"],
+    }
+    return {**found, "points": [*found["points"], now]}
 
 
 def four(rollout: Mapping[str, Any]) -> dict[str, int]:

@@ -1,0 +1,1 @@
+"""A crowd of virtual devices that speak the device API to a real server over HTTPS."""
