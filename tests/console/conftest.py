@@ -130,7 +130,7 @@ class Rollout:
             "name": "pump to 2.0", "release": "pump/2.0",
             "waves": [{"name": "canary", "devices": [d.device_id for d in self.devices if d.hardware == "rev-b"][:2]},
                       {"name": "everyone", "percent": 100}],
-            "gate": {"limit_ratio": "0.2", "min_finished": 12},
+            "gate": {"limit_ratio": "0.28", "min_finished": 36},
         }  # fmt: skip
         made = world.admin.ask("POST", "/api/v1/rollouts", body)
         assert made.status == 201, made.body

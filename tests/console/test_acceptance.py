@@ -84,7 +84,7 @@ def test_5_the_halt_is_said_in_words_and_counts(halted, world, open_page):
     halt = shown["halt"]
     assert halt["sentence"].split(". ")[0].replace("\u00a0", " ") in text
     for words in (
-        f"{halt['failed']} of {halt['finished']}", "the limit is 20 %", "counts from 12 devices on", "not started, safe",
+        f"{halt['failed']} of {halt['finished']}", "the limit is 28 %", "counts from 36 devices on", "not started, safe",
         "in flight", "updated and healthy", "called back", "If nobody acts: nothing more happens", "rev-c",
     ):  # fmt: skip
         assert words in text

@@ -50,6 +50,7 @@ class Templates:
     def __init__(self, assets: Assets) -> None:
         self._environment = Environment(
             loader=PackageLoader("firmament.console"),
+            auto_reload=False,
             autoescape=select_autoescape(default=True, default_for_string=True),
             undefined=StrictUndefined,
             trim_blocks=True,
