@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup packages demo test check fix sweep attacks fuzz bench bench-delta docs lock
+.PHONY: help setup packages demo test check fix sweep attacks fuzz bench bench-delta docs pictures lock
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -54,6 +54,9 @@ bench-delta: setup ## Rebuild the delta corpus from public packages and measure 
 
 docs: setup ## Write the generated reference pages.
 	@$(BIN)/python scripts/docs.py
+
+pictures: setup packages ## Make the pictures of the documentation from real runs; look at each one.
+	@$(BIN)/python scripts/pictures.py
 
 lock: setup ## Write the lock files after a change of dependencies.
 	@scripts/lock.sh

@@ -24,7 +24,8 @@ STYLE: Final = """:root { color-scheme: light dark; --line: light-dark(#c8ccd2, 
 * { box-sizing: border-box; }
 body { font: 1.05rem/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 40rem; padding: 1rem;
   background: light-dark(#fff, #14171b); color: light-dark(#16191d, #eceff3); }
-h1 { font-size: 1.5rem; margin: .5rem 0; } h2 { font-size: 1.1rem; margin: 1.2rem 0 .2rem; }
+h1 { font-size: 1.5rem; margin: .5rem 0; } h2 { font-size: 1.25rem; margin: .8rem 0 .2rem; }
+h3 { font-size: 1.05rem; margin: 1rem 0 .2rem; }
 section { border: 1px solid var(--line); border-radius: .5rem; padding: .3rem 1rem 1rem; margin: 1rem 0; }
 progress { width: 100%; height: 1rem; }
 ul { padding-left: 1.4rem; margin: .3rem 0; } ol { margin: .3rem 0; list-style: none; padding: 0; }
@@ -77,9 +78,9 @@ def _offer(status: dict[str, Any], say: dict[str, str]) -> Iterator[str]:
     if offer is None:
         yield f"<p>{_text(say['none'])}</p>"
         return
-    yield f'<section lang="{_text(offer["language"])}"><h1>{_text(offer["title"])}</h1>'
+    yield f'<section lang="{_text(offer["language"])}"><h2>{_text(offer["title"])}</h2>'
     for section in offer["sections"]:
-        yield f"<h2>{_text(section['heading'])}</h2><ul>"
+        yield f"<h3>{_text(section['heading'])}</h3><ul>"
         yield "".join(f"<li>{_text(line)}</li>" for line in section["lines"])
         yield "</ul>"
     yield f'<p class="facts">{_text(offer["facts"])}</p>'

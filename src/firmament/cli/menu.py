@@ -167,8 +167,8 @@ class PlainMenu:
             print(_shown(snapshot.note))
         print()
         items = [f"{key} {name}" for key, (name, _) in self.choices.items()]
-        for row in (items[:5], items[5:9], items[9:]):
-            print(" " + "".join(item.ljust(18 if len(row) > 4 - 1 else 14) for item in row).rstrip())
+        for start in range(0, len(items), 4):
+            print(" " + "".join(item.ljust(20) for item in items[start : start + 4]).rstrip())
         print(flush=True)
 
     def _do(self, command: str, arguments: dict[str, object] | None = None) -> None:

@@ -59,6 +59,7 @@ class MenuApp(App[None]):
     #steps { height: auto; }
     #note { height: auto; color: $text-warning; }
     #log { border: round $primary; height: 1fr; min-height: 4; margin-top: 1; scrollbar-size: 1 1; }
+    #log { overflow-y: auto; }
     .narrow #facts { display: none; }
     .narrow #left { width: 20; }
     .narrow #bar { margin: 0; }
@@ -89,7 +90,7 @@ class MenuApp(App[None]):
                 yield Static(id="bar", markup=False)
                 yield Static(id="steps", markup=False)
                 yield Static(id="note", markup=False)
-                yield RichLog(id="log", markup=False, wrap=True, max_lines=200)
+                yield RichLog(id="log", markup=False, wrap=True, max_lines=200, min_width=1)
         yield Footer()
 
     def on_mount(self) -> None:
@@ -134,7 +135,7 @@ class MenuApp(App[None]):
         bar = base.query_one("#bar", Static)
         bar.update(bar_of(int(snapshot.status.get("percent") or 0), bar.content_size.width or self.size.width // 2))
         base.query_one("#steps", Static).update(_steps(snapshot))
-        busy = f"Waiting for: {snapshot.busy}" if snapshot.busy and not snapshot.note else snapshot.note
+        busy = f"At work: {snapshot.busy}" if snapshot.busy and not snapshot.note else snapshot.note
         base.query_one("#note", Static).update(busy)
         base.query_one("#facts", Static).update("\n".join(f"{name:11} {value}" for name, value in facts(snapshot)))
         log = base.query_one("#log", RichLog)

@@ -81,13 +81,9 @@ def _halt_lines(rollout: dict[str, Any]) -> Iterator[str]:
             f"{number(counts.get('silent', 0))} not called back, {number(counts.get('declined', 0))} declined."
         )
         return
-    yield printable(halt["sentence"])
-    done_by = f", done by {moment(halt['in_flight_done_by'])}" if halt["in_flight_done_by"] else ""
-    yield f"{number(halt['not_started'])} not started, safe. {number(halt['in_flight'])} in flight{done_by}."
-    yield (
-        f"{number(halt['updated'])} updated. {number(halt['went_back_online'])} went back and are online. "
-        f"{number(halt['silent'])} have not called back."
-    )
+    yield from printable(halt["sentence"]).replace(". ", ".\n").splitlines()
+    if halt["in_flight"] and halt["in_flight_done_by"]:
+        yield f"The {number(halt['in_flight'])} in flight are done by {moment(halt['in_flight_done_by'])}."
     if halt["common"]:
         yield common_text(halt["common"]) + "."
     yield "If nobody acts, nothing more happens."
