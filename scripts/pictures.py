@@ -203,7 +203,7 @@ def rollout_halted(studio: Studio) -> str:
     number = studio.publish("2.15.0", b"new" * 1000, hardware=("revB", "revC"))
     made = run(
         studio, "rollout", "start", "thermo/2.15.0", "-q", "hardware in (revB, revC)", "--waves", "50,all",
-        "--limit", "20%", "--min-finished", "20", "--expect-count", str(FLEET), "--json",
+        "--limit", "20%", "--min-finished", "45", "--expect-count", str(FLEET), "--json",
     )  # fmt: skip
     name = re.search(r'"rollout_id": "([^"]+)"', made)
     assert name is not None, made
