@@ -141,6 +141,13 @@ def test_a_rollout_from_plan_to_abort(run, world, release):
     run("rollout", "watch", name, code=3)
 
 
+def test_who_one_is_and_what_needs_one(run):
+    assert run("whoami")["role"] == "admin"
+    assert "admin (admin)" in run("whoami", json_too=False)
+    assert run("status")["items"] == []
+    assert run("status", json_too=False) == "Nothing needs you.\n"
+
+
 def test_a_plan_that_nothing_matches_says_so(run, release):
     planned = run("rollout", "plan", release, "-q", "hardware=nothing", code=3)
     assert planned["blockers"]

@@ -13,6 +13,8 @@ from firmament.cli.program import LazyCommand, LazyGroup
 COMMANDS: Final = {
     "login": LazyCommand("firmament.cli.operator:login", "Sign in to a firmware server."),
     "logout": LazyCommand("firmament.cli.operator:logout", "Make the token useless and forget it."),
+    "whoami": LazyCommand("firmament.cli.session:whoami", "Say who the token speaks for."),
+    "status": LazyCommand("firmament.cli.session:status", "Say what needs you."),
     "config": LazyCommand("firmament.cli.config_commands:group", "Settings of this command: list, get, set, profiles."),
     "completion": LazyCommand("firmament.cli.shell:completion", "Print the completion script of a shell."),
     "man": LazyCommand("firmament.cli.shell:man", "Print or write manual pages."),

@@ -11,6 +11,7 @@ import click
 from firmament.cli.common import output, output_options
 from firmament.cli.release_log import proof, verify_log
 from firmament.cli.release_mcuboot import make_image, mcuboot_options
+from firmament.cli.release_notes import group as NOTES  # noqa: N812 - a constant, as VIEWS
 from firmament.cli.release_sbom import sbom
 from firmament.cli.release_view import COMMANDS as VIEWS
 from firmament.cli.workspace import (
@@ -42,6 +43,7 @@ def group() -> None:
     """Build, sign, publish, inspect releases."""
 
 
+group.add_command(NOTES)
 for _view in VIEWS:
     group.add_command(_view)
 for _logged in (proof, verify_log, sbom):

@@ -58,3 +58,17 @@ def test_names_that_completion_knows_without_importing_are_those_of_the_group():
     for name, entry in COMMANDS.items():
         if entry.below:
             assert entry.below.split() == sorted(entry.load().commands), f"correct `below` of {name} in cli/main.py"
+
+
+def test_notes_are_checked_before_they_are_signed(tmp_path):
+    (tmp_path / "en.md").write_text("Fixes readings.\n")
+    (tmp_path / "de.md").write_text("# **Neu**\n" + "x" * 200)
+    run(BIN / "firmament", "release", "notes", "lint", f"en={tmp_path}/en.md")
+    done = subprocess.run(
+        [BIN / "firmament", "release", "notes", "lint", f"de={tmp_path}/de.md", "--json"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    problems = " ".join(json.loads(done.stdout)["problems"])
+    for expected in ("markup", "longer than 160", "English"):
+        assert expected in problems

@@ -1,0 +1,62 @@
+"""Consent by commands on a real device against a real server: exit code 11, answers, and what the server counts."""
+
+import json
+
+import pytest
+from support.agent_device import Device
+from support.server_world import World
+
+from firmament.core.manifest import UpdateClass
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    made = World(tmp_path_factory.mktemp("world")).begin()
+    made.publish_release(
+        "thermo", "1.1", 2, b"x" * 5000, notes={"en": "Fixes readings."}, update_class=UpdateClass.SECURITY
+    )
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def device(tmp_path, world):
+    made = Device(tmp_path, world, policy='mode = "ask"').provision()
+    world.assign(made, "thermo/1.1")
+    return made
+
+
+def events(world, device):
+    found = world.admin.ask("GET", "/api/v1/consent/events?limit=500").json["events"]
+    return [event["answer"] for event in found if event["device_id"] == device.device_id][::-1]
+
+
+def test_an_owner_answers_by_commands_and_the_server_has_it_signed(device, world):
+    assert device.run("check", code=11)["consent"]["needs_answer"]
+    device.run("all", code=11)
+    shown = device.run("consent", "show", code=11)
+    assert shown["offer"]["sections"][0]["lines"][0] == "Fixes readings."
+    assert "Fixes readings." in device.run("consent", "show", code=11, json_too=False)
+    assert device.run("consent", "tonight", code=0)["consent"]["answer"] == "tonight"
+    postponed = device.run("consent", "postpone", "8h", code=0)["consent"]
+    assert (postponed["answer"], postponed["postpones_left"]) == ("later", 2)
+    assert device.run("consent", "show", code=0)["consent"]["again_at"]
+    device.run("consent", "postpone", "soon", code=2)
+    device.run("consent", "postpone", code=0)
+    device.run("consent", "postpone", code=0)
+    device.run("consent", "postpone", code=95)
+    assert json.loads(device.stderr.splitlines()[-1])["code"] == "policy/postpone-limit"
+    device.run("consent", "accept", code=0)
+    device.run("consent", "withdraw", code=0)
+    assert device.run("consent", "opt-out", code=0)["consent"]["opted_out"]
+    assert "known holes stay open" in device.stderr
+    device.run("consent", "opt-in", code=0)
+    assert device.run("consent", "policy", "--feature", "manual", code=0)["consent"]["feature"] == "manual"
+    assert device.run("consent", "skip", code=0)["state"] == "idle"
+    device.run("check")
+    said = ["asked", "tonight", "later", "later", "later", "now", "withdrawn", "opt-out", "opt-in", "skip"]
+    assert sorted(events(world, device)) == sorted(said)
+    assert device.run("history")["attempts"][-1]["status"] == "declined"
+    report = world.admin.ask("GET", "/api/v1/consent/report").json
+    answered = report["agreed"] + report["postponed"] + report["declined"] + report["no_answer"]
+    assert report["asked"] == answered >= 1
