@@ -124,6 +124,7 @@ SCHEMAS: Final[dict[str, str]] = {
     "status":              "v state",
     # trying out
     "demo":                "ok",
+    "demo-console":        "",
     "demo-stop":           "ended",
 }
 # fmt: on
