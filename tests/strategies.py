@@ -1,12 +1,13 @@
 """Hypothesis strategies for whole, valid values; tests break one thing at a time."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from hypothesis import strategies as st
 
 from firmament.core.digest import Digest
 from firmament.core.ids import HARDWARE, PRODUCT, TARGET_PATH, UUID, VERSION, AttemptId, DeviceId
-from firmament.core.manifest import Image, Manifest, Payload, Preconditions, Requires, UpdateClass
+from firmament.core.manifest import ChunkPin, Image, Inner, Manifest, Payload, Preconditions, Requires, UpdateClass
 from firmament.protocol.status import AttemptStatus, ConsentAnswer
 from firmament.protocol.v1 import messages
 from firmament.protocol.v1.envelope import REPORT_TYPE, Envelope
@@ -42,6 +43,14 @@ payloads = st.builds(
     precursor_digest=st.none() | digests,
     facts=st.dictionaries(texts, json_values, max_size=2),
 )
+chunk_pins = st.builds(ChunkPin, st.integers(4096, 16 * 1024**2), digests)
+inners = st.builds(Inner, method=words, method_version=st.integers(1, 255), length_bytes=st.integers(0, 64 * 1024**3))
+sealed_payloads = st.builds(
+    replace,
+    payloads,
+    method=st.just("sealed"),
+    facts=st.builds(lambda inner, pin: {"inner": inner.to_json(), "chunks": pin.to_json()}, inners, chunk_pins),
+)
 manifests = st.builds(
     Manifest,
     product=like(PRODUCT),
@@ -50,7 +59,7 @@ manifests = st.builds(
     hardware=st.lists(like(HARDWARE), min_size=1, max_size=3).map(tuple),
     installer=words,
     image=images,
-    payloads=st.lists(payloads, min_size=1, max_size=3).map(tuple),
+    payloads=st.lists(payloads | sealed_payloads, min_size=1, max_size=3).map(tuple),
     created_at=times,
     update_class=st.sampled_from(UpdateClass),
     requires=st.builds(Requires, min_sequence_number=counts, min_agent=counts),
@@ -67,6 +76,7 @@ manifests = st.builds(
     allow_downgrade=st.booleans(),
     revertible_to=st.none() | st.integers(1, LARGEST),
 )
+manifests = manifests | st.builds(replace, manifests, confidential=st.just(True), payloads=st.tuples(sealed_payloads))
 uuids = like(UUID)
 enrol_requests = st.builds(
     messages.EnrolRequest,
@@ -88,6 +98,7 @@ poll_requests = st.builds(
     attributes=st.dictionaries(texts, texts, max_size=4),
     methods=st.lists(st.sampled_from(["whole/1", "refdelta/1", "sealed/2"]), max_size=3).map(tuple),
     agent_level=st.integers(0, 10_000),
+    failed_payloads=st.lists(like(TARGET_PATH), max_size=2).map(tuple),
 )
 poll_replies = st.builds(
     messages.PollReply, timestamp=texts, snapshot=texts, targets=texts, poll_after_s=st.integers(0, 7 * 86_400)

@@ -11,7 +11,7 @@ from firmament.agent.machine import Event
 from firmament.sim.bootloader import BootKind
 from firmament.sim.geometries import geometries
 from firmament.sim.sweep import Faulty, Tally, all_cases, sweep
-from firmament.sim.world import Case, Condition, SlotKind, Way
+from firmament.sim.world import Case, Condition, SlotKind, Travel, Way
 
 PAIRS = [
     # Each slot and each boot control, each healthy and not; the rest is in `make sweep`.
@@ -55,12 +55,30 @@ def test_a_device_that_is_brought_back_survives_every_third_cut(slot, boot, cond
     assert tally.tried > 50
 
 
+TRAVELS = [
+    (SlotKind.IMAGE_DEVICE, Travel.SEALED),
+    (SlotKind.BUNDLE, Travel.DELTA),
+    (SlotKind.IMAGE_FILE, Travel.FALLBACK),
+    (SlotKind.IMAGE_FILE, Travel.SEALED_FALLBACK),
+]
+
+
+@pytest.mark.parametrize(("slot", "travel"), TRAVELS)
+def test_every_seventh_operation_of_other_payloads_is_survived(slot, travel):
+    boot = BootKind.SUPERVISOR if slot is SlotKind.BUNDLE else BootKind.UBOOT
+    row = Case(slot, boot, Condition.HEALTHY, geometries(slot)[0], travel=travel)
+    tally = sweep(row, every=7)
+    assert tally.losses == []
+    assert tally.tried > 80
+
+
 def test_the_rows_cover_every_combination():
     rows = {(row.slot, row.boot, row.condition) for row in all_cases()}
     both = {Condition.HEALTHY, Condition.UNHEALTHY}
     back = {(row.slot, row.boot, row.condition) for row in all_cases() if row.way is Way.BACK}
     assert back == rows
     assert rows >= {(slot, boot, condition) for slot in SlotKind for boot in BootKind for condition in both}
+    assert {(row.slot, row.travel) for row in all_cases()} == {(slot, way) for slot in SlotKind for way in Travel}
     for slot in SlotKind:
         assert len({geometry.why for geometry in geometries(slot)}) == len(geometries(slot)) >= 2
 
@@ -157,6 +175,38 @@ def test_a_forgotten_directory_sync_is_found():
 def test_a_forgotten_file_sync_is_found():
     tally = faulty_sweep(case(SlotKind.IMAGE_FILE), 3, view=lambda disk: Forgetful(disk, "sync"))
     assert kinds(tally) == {"bricked"}
+
+
+class ForgetsTheStoredPayload(Agent):
+    """Says that payload bytes are stored before they are durable."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self._fetching._stored.checkpoint = lambda: None
+
+
+class BelievesAnyDelta(Agent):
+    """Does not compare what a delta made with the signed digest, in the slot or after."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        for slot in (self._parts.slots.a, self._parts.slots.b):
+            slot.verify = lambda image: None
+            slot.finish = slot.checkpoint
+
+
+def test_an_unsynced_stored_payload_is_only_fetched_again():
+    """The digest finds it: a lie about stored bytes costs a download, never an image."""
+    row = Case(
+        SlotKind.IMAGE_DEVICE, BootKind.UBOOT, Condition.HEALTHY, geometries(SlotKind.IMAGE_DEVICE)[0], Travel.DELTA
+    )
+    assert faulty_sweep(row, 3, make_agent=ForgetsTheStoredPayload).losses == []
+
+
+def test_a_delta_that_is_believed_bricks_and_the_sweep_says_so():
+    geometry = geometries(SlotKind.IMAGE_DEVICE)[0]
+    row = Case(SlotKind.IMAGE_DEVICE, BootKind.UBOOT, Condition.HEALTHY, geometry, travel=Travel.FALLBACK)
+    assert kinds(faulty_sweep(row, 5, make_agent=BelievesAnyDelta)) == {"bricked"}
 
 
 # --- the command ---------------------------------------------------------------------------

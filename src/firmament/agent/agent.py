@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from firmament.agent.consent import Consents, Who
 from firmament.agent.contact import Contact
 from firmament.agent.events import Asked, Trouble
-from firmament.agent.fetching import Fetching, StoppedError, reason_for
+from firmament.agent.fetching import Fetching, reason_for
 from firmament.agent.ledger import Ledger
 from firmament.agent.machine import BEFORE_TRIAL, FINAL, Event, State
 from firmament.agent.policy import (
@@ -31,6 +31,7 @@ from firmament.agent.policy import (
 from firmament.agent.record import Ended, Reason
 from firmament.agent.slots.port import CHECKPOINT_BYTES
 from firmament.agent.status import Facts, Status, status_of
+from firmament.agent.storing import StoppedError
 from firmament.agent.trial import Trial
 from firmament.errors import (
     ApplicabilityError,
@@ -105,6 +106,7 @@ class Agent:
         self._ledger.open()
         if self._ledger.state is State.IDLE:
             self._reconcile()
+            self._fetching.clear()
         elif self._ledger.state is State.VERIFIED and self._trial.is_booted():
             # Armed, and started before that was written down: a trial has begun, and from here on
             # nobody can withdraw it.
@@ -415,6 +417,7 @@ class Agent:
         if ledger.state in FINAL:
             self._contact.deliver()
             ledger.go(Event.SETTLED)
+            self._fetching.clear()
             self._verdict = Verdict()
 
     def _reconsider(self) -> Status:

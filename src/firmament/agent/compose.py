@@ -22,8 +22,10 @@ from firmament.agent.record import Release
 from firmament.agent.slots.port import Label
 from firmament.agent.storage import JOURNAL_DIRECTORY, Storage, compose_storage
 from firmament.core.manifest import Image
-from firmament.durable import make_directory_durably
+from firmament.durable import make_directory_durably, read_file
 from firmament.errors import FirmamentError, SettingError
+from firmament.payload.methods import applicable
+from firmament.payload.sealing import METHOD as SEALED_METHOD
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,8 +33,10 @@ if TYPE_CHECKING:
 
     from firmament.agent.bootctl.port import BootControl
     from firmament.agent.identity import Enrolment
+    from firmament.agent.parts import Unwrap
     from firmament.agent.settings import AgentSettings
     from firmament.core.clock import Clock
+    from firmament.core.digest import Digest
     from firmament.durable import Disk
     from firmament.trust.floors import Floors
 
@@ -89,6 +93,7 @@ def compose(
     events = Events()
     journal = settings.state_directory / JOURNAL_DIRECTORY
     make_directory_durably(disk, journal)
+    methods = frozenset({*applicable(memory_bytes=settings.payloads.memory_bytes), SEALED_METHOD})
     parts = Parts(
         disk=disk,
         state_directory=journal,
@@ -101,6 +106,7 @@ def compose(
             disk=disk,
             clock=clock,
             floors=floors,
+            methods=methods,
             payload_deadline_s=settings.transfer.deadline_s,
         ),
         slots=storage.slots,
@@ -115,9 +121,24 @@ def compose(
         attributes=attributes_of(settings),
         language=settings.owner.language,
         offline_s=settings.owner.offline_s,
+        methods=methods,
+        payloads=settings.payloads,
+        unwrap=_unwrap(disk, enrolment),
         should_stop=should_stop,
     )
     return World(Agent(parts), events, storage.boot, transport, enrolment)
+
+
+def _unwrap(disk: Disk, enrolment: Enrolment) -> Unwrap:
+    """Return what opens content keys with the device's HPKE key, which is read only when one comes."""
+
+    def unwrap(wrapped: bytes, release_id: str, sealed_digest: Digest) -> bytes:
+        from firmament.payload.wrap import PRIVATE_KEY_LENGTH_BYTES, Purpose, unwrap
+
+        private = read_file(disk, enrolment.directory / identity.HPKE_KEY, limit_bytes=PRIVATE_KEY_LENGTH_BYTES)
+        return unwrap(wrapped, private, Purpose(enrolment.device_id, release_id, sealed_digest.value))
+
+    return unwrap
 
 
 def attributes_of(settings: AgentSettings) -> dict[str, str]:

@@ -84,6 +84,7 @@ class Contact:
                     attributes=self._parts.attributes,
                     held_digest=str(record.previous.image.digest) if record.previous is not None else "",
                     installed_by=record.installed_by(),
+                    failed_payloads=tuple(failed.target for failed in record.attempt.failed) if record.attempt else (),
                 )
             )
         except (TrustError, ApplicabilityError) as error:
@@ -123,6 +124,8 @@ class Contact:
                 key_wrap=offer.key_wrap,
                 takes_back=offer.takes_back,
                 issued_at=offer.issued_at,
+                fallback=offer.fallback,
+                fallback_wrap=offer.fallback_wrap,
             ),
         )
 

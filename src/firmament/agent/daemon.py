@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Any, Final
 from firmament.agent.compose import compose
 from firmament.agent.consent import Who
 from firmament.agent.events import AgentEvent, Asked, HealthChecked, Progress, StateChanged, Trouble
-from firmament.agent.fetching import StoppedError
 from firmament.agent.hooks import Hooks
 from firmament.agent.lock import InstanceLock
 from firmament.agent.machine import State
@@ -37,6 +36,7 @@ from firmament.agent.policy import Answer, Mode
 from firmament.agent.socket import ControlServer, Conversation, Request
 from firmament.agent.storage import compose_storage
 from firmament.core.fields import Fields
+from firmament.agent.storing import StoppedError
 from firmament.core.manifest import UpdateClass
 from firmament.durable import make_directory_durably
 from firmament.errors import (

@@ -19,11 +19,12 @@ from firmament.agent.machine import FINAL, Event, State, longest_path, step
 from firmament.agent.outcome import decide
 from firmament.agent.owner import with_said
 from firmament.agent.record import Attempt, Ended, Reason, Record, Release, with_ended, with_report
+from firmament.core.manifest import MAX_PAYLOADS
 from firmament.durable import make_directory_durably
 from firmament.errors import FirmamentError
 from firmament.log import logger
 from firmament.protocol.status import Outcome
-from firmament.protocol.v1.messages import ConsentEvent, Report
+from firmament.protocol.v1.messages import MAX_LOG_LINES, ConsentEvent, Report
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,7 +45,7 @@ MAX_RESTARTS: Final = 5
 # Restarts after which the armed slot was not even tried.
 MAX_LIVES: Final = 10
 # Starts of the agent in one state of one attempt: more is a loop of crashes.
-MAX_JOURNAL_WRITES: Final = longest_path() + 2 * MAX_STARTS_OVER + MAX_TRIES + MAX_RESTARTS + MAX_LIVES
+MAX_JOURNAL_WRITES: Final = longest_path() + 2 * MAX_STARTS_OVER + MAX_TRIES + MAX_RESTARTS + MAX_LIVES + MAX_PAYLOADS
 # Everything an attempt may store without getting further; whatever stores more goes in a circle.
 
 
@@ -103,7 +104,7 @@ class Ledger:
     def note(self, **changes: Any) -> None:
         """Remember something about the attempt; the machine stays where it is."""
         attempt = replace(self.attempt, **changes)
-        if attempt.offset > self.attempt.offset:
+        if attempt.offset > self.attempt.offset or attempt.stored > self.attempt.stored:
             attempt = replace(attempt, lives=0, tries=0, stores=0)
         else:
             attempt = replace(attempt, stores=attempt.stores + 1)
@@ -250,7 +251,9 @@ class Ledger:
         )
 
     def _report(self, record: Record, attempt_id: AttemptId, status: AttemptStatus, reason: Reason) -> Report:
-        running = record.running
+        running, attempt = record.running, record.attempt
+        is_about_it = attempt is not None and attempt.attempt_id == attempt_id
+        fallbacks = [str(failed) for failed in attempt.failed] if attempt is not None and is_about_it else []
         return Report(
             device_id=self._parts.device_id,
             report_number=record.report_number + 1,
@@ -262,7 +265,7 @@ class Ledger:
             at=self._parts.clock.now(),
             code=reason.code,
             message=reason.message,
-            log=reason.log,
+            log=(*fallbacks, *reason.log)[-MAX_LOG_LINES:],
         )
 
     def _store(self, record: Record) -> None:

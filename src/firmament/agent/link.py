@@ -16,6 +16,7 @@ from firmament.agent.fetch import read_body, require_success
 from firmament.agent.ports import Answer, Offer
 from firmament.agent.resume import TransportSource
 from firmament.core import canonical
+from firmament.core.manifest import CHUNKS_SUFFIX
 from firmament.errors import MalformedError, TooLargeError, TransferError
 from firmament.log import logger
 from firmament.protocol.v1 import paths
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from firmament.agent.ports import Running, Transport
     from firmament.core.clock import Clock
+    from firmament.core.digest import Digest
     from firmament.core.ids import DeviceId
     from firmament.core.manifest import Payload
     from firmament.durable import Disk
@@ -153,18 +155,30 @@ class ServerLink:
             assignment.key_wrap,
             issued_at,
             assignment.takes_back,
+            assignment.fallback,
+            assignment.fallback_wrap,
         )
         return Answer(offer, reply.poll_after_s, issued_at)
 
-    def open_payload(self, payload: Payload, *, offset: int) -> Iterator[bytes]:
+    def open_payload(self, payload: Payload, *, offset: int, end: int | None = None) -> Iterator[bytes]:
         """Yield payload bytes from `offset`, continuing over dropped connections; see `ports.Link`.
 
         The address follows from the signed digest alone, so that an attempt can go on after a
         restart without asking again. Raises RangeError when the bytes must be fetched from 0.
         """
-        directory, _, name = payload.target.rpartition("/")
-        url = f"{self.relation.image_targets_url}{directory}/{payload.digest.hex}.{name}"
-        return self._source().stream(url, offset=offset, length_bytes=payload.length_bytes)
+        url = self._target_url(payload.target, payload.digest)
+        return self._source().stream(url, offset=offset, length_bytes=payload.length_bytes, end=end)
+
+    def fetch_chunk_list(self, payload: Payload) -> bytes:
+        """See `ports.Link`."""
+        pin = payload.chunks
+        assert pin is not None
+        url = self._target_url(payload.target + CHUNKS_SUFFIX, pin.list_digest)
+        return self._source().fetch(url, limit_bytes=pin.list_length_bytes(payload.length_bytes))
+
+    def _target_url(self, target: str, digest: Digest) -> str:
+        directory, _, name = target.rpartition("/")
+        return f"{self.relation.image_targets_url}{directory}/{digest.hex}.{name}"
 
     def send(self, reports: Sequence[Report]) -> Sequence[int]:
         """Sign and deliver reports, oldest first; see `ports.Link`.
@@ -208,6 +222,7 @@ class ServerLink:
             boot_id=running.boot_id,
             attributes=dict(running.attributes),
             methods=tuple(sorted(self.methods)),
+            failed_payloads=running.failed_payloads,
         )
         url = self._url(paths.POLL)
         data = self._post(url, canonical.encode(request.to_json()), limit_bytes=MAX_POLL_REPLY_LENGTH_BYTES)

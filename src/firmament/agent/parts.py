@@ -17,12 +17,16 @@ if TYPE_CHECKING:
     from firmament.agent.record import Release
     from firmament.agent.slots.port import Slots
     from firmament.core.clock import Clock
+    from firmament.core.digest import Digest
     from firmament.core.fields import Fields
     from firmament.core.ids import DeviceId
     from firmament.durable import Disk
 
 MAX_DEADLINE_S: Final = 24 * 3600
 # An image that needs a day to prove itself is watched by the server's rollout rules instead.
+
+MAX_BASE_URLS: Final = 8
+DEFAULT_MEMORY_BYTES: Final = 64 * 1024**2
 
 
 class SequenceFloor(Protocol):
@@ -54,6 +58,35 @@ class TrialSettings:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class PayloadSettings:
+    """What payloads may take of this device (settings table ``[payload]``)."""
+
+    memory_bytes: int = DEFAULT_MEMORY_BYTES
+    """What applying one may add to the agent's memory; methods that may need more are not stated."""
+    limit_bytes: int = 0
+    """Longest payload stored before it is applied; 0: what is free."""
+    base_urls: tuple[str, ...] = ()
+    """Caches to ask for payload bytes before the server, each the base of ``<product>/...``."""
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self:
+        """Read the settings table; raises MalformedError."""
+        return cls(
+            memory_bytes=fields.integer("memory_bytes", minimum=1024**2, default=DEFAULT_MEMORY_BYTES),
+            limit_bytes=fields.integer("limit_bytes", default=0),
+            base_urls=fields.texts("base_urls", max_items=MAX_BASE_URLS, max_length=512, optional=True),
+        )
+
+
+class Unwrap(Protocol):
+    """Opens content keys that are wrapped for this device; `compose` makes it over the device's HPKE key."""
+
+    def __call__(self, wrapped: bytes, release_id: str, sealed_digest: Digest, /) -> bytes:
+        """Return the content key; raises KeyWrapError for a wrap that is not for this device, release and file."""
+        ...
+
+
 def _never() -> bool:
     return False
 
@@ -83,5 +116,9 @@ class Parts:
     """Language tag of this device's owner; empty: English, or whatever the author wrote."""
     offline_s: int = 120
     """How long the device is usually away when it restarts into a new image."""
+    methods: frozenset[str] = frozenset({"whole/1"})
+    """Payload methods that this device states: `payload.methods.applicable`, and ``sealed/1`` with a key."""
+    payloads: PayloadSettings = field(default_factory=PayloadSettings)
+    unwrap: Unwrap | None = None
     should_stop: Callable[[], bool] = _never
     """Asked between two chunks of a download: the daemon is to end."""

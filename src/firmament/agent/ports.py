@@ -71,6 +71,8 @@ class Running:
     """Digest of the confirmed image that the other slot still holds; empty if none. Not told to the server."""
     installed_by: str = ""
     """The attempt that brought what runs now. Not told to the server."""
+    failed_payloads: tuple[str, ...] = ()
+    """Payloads of the attempt in hand that did not lead to the image here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,9 @@ class Offer:
     """The director's signed time."""
     takes_back: AttemptId | None = None
     """Set: go back to `manifest`, which the other slot still holds, as its author permitted; nothing is fetched."""
+    fallback: str = ""
+    """Sealed payload of the manifest for which `fallback_wrap` is the key, if the chosen one fails."""
+    fallback_wrap: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +119,15 @@ class Link(Protocol):
         """
         ...
 
-    def open_payload(self, payload: Payload, *, offset: int) -> Iterator[bytes]:
-        """Yield payload bytes from `offset` to the end, never more than its signed length.
+    def open_payload(self, payload: Payload, *, offset: int, end: int | None = None) -> Iterator[bytes]:
+        """Yield payload bytes from `offset` to `end` (its signed length), never more.
 
         Digest checking is the caller's: it knows what came before `offset`.
         """
+        ...
+
+    def fetch_chunk_list(self, payload: Payload) -> bytes:
+        """Return the payload's chunk list; the caller compares it with the pin."""
         ...
 
     def send(self, reports: Sequence[Report]) -> Sequence[int]:

@@ -106,6 +106,22 @@ def _line(text: str, limit: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class FailedPayload:
+    """A payload that did not lead to the image here, and why."""
+
+    target: str
+    code: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the journal's form."""
+        return {"target": self.target, "code": self.code}
+
+    def __str__(self) -> str:
+        """Return the line that every later report of the attempt carries."""
+        return f"fell back from {self.target.rpartition('/')[2]}: {self.code}"
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """The attempt in hand."""
 
@@ -124,7 +140,15 @@ class Attempt:
     slot: Label | None = None
     """Which slot is written; decided once, so that a fallback cannot turn the write on what runs."""
     offset: int = 0
-    """Payload bytes known to be durable in the slot; never ahead of the slot."""
+    """Image bytes known to be durable in the slot; never ahead of the slot."""
+    stored: int = 0
+    """Payload bytes known to be durable in the payload's own file; stays 0 for a whole payload, which has none."""
+    failed: tuple[FailedPayload, ...] = ()
+    """Payloads given up for another one, so that none is asked for twice; said in every report."""
+    fallback: str = ""
+    """Sealed payload without a precursor that the director gave a key for, beside the chosen one."""
+    fallback_wrap: bytes | None = None
+    """That key, wrapped: a device that cannot apply the delta goes on without asking again."""
     starts_over: int = 0
     """How often the fetch began again at 0; bounded, or a broken disk is written for ever."""
     tries: int = 0
@@ -176,6 +200,10 @@ class Attempt:
             "issued_at": format_time(self.issued_at) if self.issued_at is not None else None,
             "slot": self.slot.value if self.slot is not None else None,
             "offset": self.offset,
+            "stored": self.stored,
+            "failed": [failed.to_json() for failed in self.failed],
+            "fallback": self.fallback,
+            "fallback_wrap": base64.b64encode(self.fallback_wrap).decode() if self.fallback_wrap is not None else None,
             "starts_over": self.starts_over,
             "tries": self.tries,
             "restarts": self.restarts,
@@ -204,6 +232,15 @@ class Attempt:
             issued_at=fields.maybe("issued_at", fields.time),
             slot=fields.one_of("slot", Label) if "slot" in fields else None,
             offset=fields.integer("offset", default=0),
+            stored=fields.integer("stored", default=0),
+            failed=tuple(
+                FailedPayload(item.text("target", max_length=512), item.text("code", max_length=64))
+                for item in fields.objects("failed", max_items=manifests.MAX_PAYLOADS, optional=True)
+            ),
+            fallback=fields.text("fallback", max_length=512, default=""),
+            fallback_wrap=fields.base64_bytes("fallback_wrap", max_length=MAX_KEY_WRAP_LENGTH_BYTES)
+            if "fallback_wrap" in fields
+            else None,
             starts_over=fields.integer("starts_over", default=0),
             tries=fields.integer("tries", default=0),
             restarts=fields.integer("restarts", default=0),

@@ -59,16 +59,18 @@ class TransportSource:
         require_success(response, url)
         return read_body(response, limit_bytes=limit_bytes, url=url)
 
-    def stream(self, url: str, *, offset: int, length_bytes: int) -> Iterator[bytes]:
-        """Yield the bytes from `offset` to `length_bytes`, continuing after dropped connections.
+    def stream(self, url: str, *, offset: int, length_bytes: int, end: int | None = None) -> Iterator[bytes]:
+        """Yield the bytes from `offset` to `end`, continuing after dropped connections.
+
+        `length_bytes` is the signed length of the file, and what `end` is if it is not given.
 
         Raises RangeError, LengthExceededError, HttpStatusError, SlowError, TlsError at once, and
         TruncatedError or UnreachableError after MAX_FRUITLESS connections without a byte.
         """
-        body = _Body(url, length_bytes, position=offset)
+        body = _Body(url, length_bytes, position=offset, end=length_bytes if end is None else end)
         fruitless = 0
         deadline_at_s = self._clock.monotonic_s() + self._payload_deadline_s
-        while body.position < length_bytes:
+        while body.position < body.end:
             before = body.position
             try:
                 yield from self._continue(body, deadline_s=deadline_at_s - self._clock.monotonic_s())
@@ -81,24 +83,29 @@ class TransportSource:
 
     def _continue(self, body: _Body, *, deadline_s: float) -> Iterator[bytes]:
         headers = {}
-        if body.position:
-            headers["Range"] = f"bytes={body.position}-"
+        if body.is_part:
+            last = "" if body.end == body.length_bytes else body.end - 1
+            headers["Range"] = f"bytes={body.position}-{last}"
             if body.etag:
                 headers["If-Range"] = body.etag
         response = self._transport.request("GET", body.url, headers=headers, deadline_s=max(deadline_s, 0.001))
         try:
             skip = body.check(response)
             body.etag = _strong_etag(response)
-            for chunk in _after(response.chunks(), skip):
-                if body.position + len(chunk) > body.length_bytes:
+            for found in _after(response.chunks(), skip):
+                # A server without ranges sends the whole file, however little of it was asked for.
+                chunk = found[: body.end - body.position] if body.end < body.length_bytes else found
+                if body.position + len(chunk) > body.end:
                     raise LengthExceededError(
                         "More bytes came than were signed", url=body.url, signed=body.length_bytes
                     )
                 body.position += len(chunk)
                 yield chunk
+                if len(chunk) < len(found):
+                    return
         finally:
             response.close()
-        if body.position < body.length_bytes:
+        if body.position < body.end:
             raise TruncatedError("The body ended early", url=body.url, got=body.position, signed=body.length_bytes)
 
 
@@ -109,9 +116,15 @@ class _Body:
     url: str
     length_bytes: int
     position: int
+    end: int
     etag: str = ""
     is_short: bool = False
     """The server's whole file is shorter than was signed: asking again brings nothing."""
+
+    @property
+    def is_part(self) -> bool:
+        """Whether less than the whole file is asked for."""
+        return self.position > 0 or self.end < self.length_bytes
 
     def check(self, response: Response) -> int:
         """Return how many bytes of the answer to skip; raises as described at the head of this file."""
@@ -127,9 +140,9 @@ class _Body:
             self._require_same(response)
             return self.position
         if response.status == PARTIAL:
-            expected = f"bytes {self.position}-{self.length_bytes - 1}/"
+            expected = f"bytes {self.position}-{self.end - 1}/"
             found = response.headers.get("content-range", "")
-            if not self.position or found not in {f"{expected}{self.length_bytes}", f"{expected}*"}:
+            if not self.is_part or found not in {f"{expected}{self.length_bytes}", f"{expected}*"}:
                 raise RangeError("The server answered another range", url=self.url, expected=expected, got=found[:64])
             self._require_same(response)
             return 0

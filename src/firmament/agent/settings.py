@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from firmament.agent.fetch import TransferSettings
-from firmament.agent.parts import TrialSettings
+from firmament.agent.parts import PayloadSettings, TrialSettings
 from firmament.agent.policy import Policy
 from firmament.core import toml
 from firmament.core.digest import ALLOWED, Digest
@@ -141,6 +141,13 @@ SETTINGS: Final = (
     Setting("transfer", "idle_timeout_s", "integer", "30", "Longest silence of a peer.", "seconds"),
     Setting("page", "listen", "text", "none",
             "Serve the owner's page here, e.g. `127.0.0.1:8734` or the address of a USB gadget. Not on open networks."),
+    Setting("payload", "memory_bytes", "integer", "67108864",
+            "Memory that applying a payload may take; methods that may need more are not stated to the server.",
+            "bytes"),
+    Setting("payload", "limit_bytes", "integer", "0",
+            "Longest payload that is stored before it is applied; 0: what is free.", "bytes"),
+    Setting("payload", "base_urls", "list of texts", "[]",
+            "Caches or CDNs to ask for payload bytes before the server, each the base of `<product>/<version>/`."),
     Setting("hooks", "directory", "path", "none",
             "Scripts `on_offer`, `on_progress`, `on_restart_in`, `on_done`, `on_failed`, where they exist."),
     Setting("hooks", "timeout_s", "integer", "10", "A hook that runs longer is ended.", "seconds"),
@@ -202,6 +209,7 @@ class AgentSettings:
     trial: TrialSettings = field(default_factory=TrialSettings)
     policy: Policy = field(default_factory=Policy)
     transfer: TransferSettings = field(default_factory=TransferSettings)
+    payloads: PayloadSettings = field(default_factory=PayloadSettings)
     hooks: HookSettings = field(default_factory=HookSettings)
     owner: OwnerSettings = field(default_factory=OwnerSettings)
     page: PageSettings | None = None
@@ -262,6 +270,7 @@ def parse_settings(table: dict[str, Any], path: Path) -> AgentSettings:
         transfer=_transfer(top.object("transfer", optional=True)),
         owner=(owner := _owner(top.object("owner", optional=True))),
         page=_page(top.object("page", optional=True), owner.language),
+        payloads=PayloadSettings.from_fields(top.object("payload", optional=True)),
         hooks=HookSettings(
             directory=_path(hooks, "directory", "/") if "directory" in hooks else None,
             timeout_s=hooks.integer("timeout_s", minimum=1, maximum=600, default=10),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from firmament.agent.applying import is_direct
 from firmament.agent.consent import text_of
 from firmament.agent.events import FETCHED_PERCENT, PERCENT
 from firmament.agent.machine import BEFORE_TRIAL, State
@@ -72,8 +73,10 @@ class Status:
                 "attempt_id": attempt.attempt_id,
                 "release_id": attempt.release_id,
                 "slot": attempt.slot.value if attempt.slot is not None else None,
-                "done_bytes": attempt.offset,
+                "done_bytes": _fetched_bytes(attempt),
                 "total_bytes": attempt.chosen.length_bytes if attempt.manifest is not None else None,
+                "payload": attempt.payload,
+                "fell_back_from": [failed.to_json() for failed in attempt.failed],
                 "notes": dict(attempt.manifest.notes) if attempt.manifest is not None else {},
                 "class": attempt.manifest.update_class.value if attempt.manifest is not None else None,
                 "consent": attempt.consent.to_json() if attempt.consent is not None else None,
@@ -141,7 +144,7 @@ def status_of(
     attempt = record.attempt
     percent = PERCENT[record.state]
     if record.state is State.FETCHING and attempt is not None and attempt.manifest is not None:
-        percent += (FETCHED_PERCENT - percent) * attempt.offset // max(1, attempt.chosen.length_bytes)
+        percent += (FETCHED_PERCENT - percent) * _fetched_bytes(attempt) // max(1, attempt.chosen.length_bytes)
     return Status(
         state=record.state,
         outcome=record.outcome,
@@ -197,6 +200,12 @@ def _consent(record: Record, device: Facts) -> dict[str, Any]:
 
 def _time(moment: datetime | None) -> str | None:
     return format_time(moment) if moment is not None else None
+
+
+def _fetched_bytes(attempt: Attempt) -> int:
+    """Return how much of the chosen payload is durable: in the slot for a whole one, else in its own file."""
+    is_whole = attempt.manifest is None or is_direct(attempt.chosen)
+    return attempt.offset if is_whole else attempt.stored
 
 
 def _release(release: Release | None) -> dict[str, Any] | None:

@@ -14,13 +14,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from firmament.core import canonical
 from firmament.core.digest import Digest
 from firmament.core.fields import MAX_INTEGER, Fields, format_time
 from firmament.core.ids import HARDWARE, PRODUCT, TARGET_PATH, VERSION, ReleaseId, release_id
-from firmament.errors import TooLargeError, UnknownManifestError
+from firmament.errors import MalformedError, TooLargeError, UnknownManifestError
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -37,6 +37,14 @@ MAX_NOTES_LENGTH: Final = 2048
 _LANGUAGE: Final = re.compile(r"[a-z]{2,3}(?:-[A-Za-z0-9]{2,8})?")
 _INSTALLER: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _METHOD: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
+SEALED: Final = "sealed"
+"""Payload method of a sealed payload; what is inside, and how it is applied, is in its facts."""
+MIN_CHUNK_LENGTH_BYTES: Final = 4 * 1024
+MAX_CHUNK_LENGTH_BYTES: Final = 16 * 1024**2
+MAX_CHUNK_LIST_LENGTH_BYTES: Final = 4 * 1024**2
+CHUNKS_SUFFIX: Final = ".chunks"
+"""Added to a payload's target path, it names the target that is its chunk list."""
+_DIGEST_LENGTH_BYTES: Final = 32
 
 
 class UpdateClass(StrEnum):
@@ -58,6 +66,43 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
+class ChunkPin:
+    """What a payload's facts say about its chunk list (docs/protocol/sealed.md)."""
+
+    chunk_length_bytes: int
+    list_digest: Digest
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the value of `Payload.facts["chunks"]`."""
+        return {"length_bytes": self.chunk_length_bytes, "list": self.list_digest.to_json()}
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self:
+        """Read it; raises MalformedError."""
+        return cls(
+            fields.integer("length_bytes", minimum=MIN_CHUNK_LENGTH_BYTES, maximum=MAX_CHUNK_LENGTH_BYTES),
+            Digest.from_json(fields.object("list").value, what=f"{fields.what}.list"),
+        )
+
+    def list_length_bytes(self, payload_length_bytes: int) -> int:
+        """Return the length of the list of a payload: 32 bytes for each piece."""
+        return -(-payload_length_bytes // self.chunk_length_bytes) * _DIGEST_LENGTH_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Inner:
+    """What is inside a sealed payload."""
+
+    method: str
+    method_version: int
+    length_bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the value of `Payload.facts["inner"]`."""
+        return {"method": self.method, "method_version": self.method_version, "length_bytes": self.length_bytes}
+
+
+@dataclass(frozen=True, slots=True)
 class Payload:
     """The bytes that travel: how they were made, and the TUF target that names their digest."""
 
@@ -72,6 +117,35 @@ class Payload:
     """The image a delta applies to [RFC 9124: Precursor Image Digest]."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What only the method understands (e.g. compression, window); signed with the rest."""
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether only devices with a wrapped content key can read it."""
+        return self.method == SEALED
+
+    @property
+    def inner(self) -> Inner:
+        """What is applied: of a sealed payload what is inside, else the payload itself."""
+        if not self.is_sealed:
+            return Inner(self.method, self.method_version, self.length_bytes)
+        fields = Fields(self.facts, what="payload.facts").object("inner")
+        return Inner(
+            method=fields.text("method", pattern=_METHOD),
+            method_version=fields.integer("method_version", minimum=1, maximum=255),
+            length_bytes=fields.integer("length_bytes", maximum=MAX_IMAGE_LENGTH_BYTES),
+        )
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Every method that a device must know to apply it, as ``<method>/<version>``."""
+        own = (f"{self.method}/{self.method_version}",)
+        return (*own, f"{self.inner.method}/{self.inner.method_version}") if self.is_sealed else own
+
+    @property
+    def chunks(self) -> ChunkPin | None:
+        """The pin of its chunk list, if it has one."""
+        facts = Fields(self.facts, what="payload.facts")
+        return ChunkPin.from_fields(facts.object("chunks")) if "chunks" in facts else None
 
     def to_json(self) -> dict[str, Any]:  # noqa: D102
         value: dict[str, Any] = {
@@ -134,7 +208,7 @@ class Manifest:
     """Installer type, e.g. ``bundle``, ``image``, ``mcuboot``."""
     image: Image
     payloads: tuple[Payload, ...]
-    """In the author's order of preference; the first is the primary target's."""
+    """The first is the primary target's; the smallest that a device can apply is chosen."""
     created_at: datetime
     update_class: UpdateClass = UpdateClass.FEATURE
     requires: Requires = Requires()
@@ -148,6 +222,8 @@ class Manifest:
     revertible_to: int | None = None
     """A device that confirmed this release may be taken back to what its other slot holds, if that has
     at least this sequence number; None: never (ADR-0018)."""
+    confidential: bool = False
+    """Only sealed payloads of it exist; one that is not sealed is refused by whoever reads the manifest."""
 
     @property
     def release_id(self) -> ReleaseId:
@@ -179,6 +255,8 @@ class Manifest:
             value["allow_downgrade"] = True
         if self.revertible_to is not None:
             value["revertible_to"] = self.revertible_to
+        if self.confidential:
+            value["confidential"] = True
         return value
 
 
@@ -200,6 +278,10 @@ def decode(value: object) -> Manifest:
         )
     requires = fields.object("requires", optional=True)
     conditions = fields.object("preconditions", optional=True)
+    confidential = fields.boolean("confidential", default=False)
+    payloads = tuple(_payload(item) for item in fields.objects("payloads", min_items=1, max_items=MAX_PAYLOADS))
+    if confidential and not all(payload.is_sealed for payload in payloads):
+        raise MalformedError("A confidential release has a payload that is not sealed")
     return Manifest(
         product=fields.text("product", pattern=PRODUCT),
         version=fields.text("version", pattern=VERSION),
@@ -208,7 +290,7 @@ def decode(value: object) -> Manifest:
         installer=fields.text("installer", pattern=_INSTALLER),
         update_class=fields.one_of("class", UpdateClass, default=UpdateClass.FEATURE),
         image=_image(fields.object("image")),
-        payloads=tuple(_payload(item) for item in fields.objects("payloads", min_items=1, max_items=MAX_PAYLOADS)),
+        payloads=payloads,
         requires=Requires(
             min_sequence_number=requires.integer("min_sequence_number", default=0),
             min_agent=requires.integer("min_agent", default=0),
@@ -224,6 +306,7 @@ def decode(value: object) -> Manifest:
         provenance_digest=_digest(fields, "provenance_digest"),
         allow_downgrade=fields.boolean("allow_downgrade", default=False),
         revertible_to=fields.integer("revertible_to", minimum=1) if "revertible_to" in fields else None,
+        confidential=confidential,
         created_at=fields.time("created_at"),
     )
 
@@ -236,7 +319,7 @@ def _image(fields: Fields) -> Image:
 
 
 def _payload(fields: Fields) -> Payload:
-    return Payload(
+    payload = Payload(
         method=fields.text("method", pattern=_METHOD),
         method_version=fields.integer("method_version", minimum=1, maximum=255),
         target=fields.text("target", max_length=512, pattern=TARGET_PATH),
@@ -245,6 +328,9 @@ def _payload(fields: Fields) -> Payload:
         precursor_digest=_digest(fields, "precursor_digest"),
         facts=fields.object("facts", optional=True).value,
     )
+    # Read once here, so that what they say is well formed later.
+    _ = payload.inner, payload.chunks
+    return payload
 
 
 def _digest(fields: Fields, name: str) -> Digest | None:

@@ -9,44 +9,20 @@ the bad piece is fetched again.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from firmament.core.digest import Digest
+from firmament.core.manifest import MAX_CHUNK_LIST_LENGTH_BYTES, ChunkPin
 from firmament.errors import DigestMismatchError, MalformedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from firmament.core.fields import Fields
     from firmament.payload.readers import Reader
 
 DEFAULT_CHUNK_LENGTH_BYTES: Final = 256 * 1024
 # 1 GiB gives a list of 128 KiB; a bad piece costs a quarter of a megabyte (trust.md §4.3).
-MIN_CHUNK_LENGTH_BYTES: Final = 4 * 1024
-MAX_CHUNK_LENGTH_BYTES: Final = 16 * 1024**2
-MAX_LIST_LENGTH_BYTES: Final = 4 * 1024**2
 _DIGEST_LENGTH: Final = 32
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkPin:
-    """What the signed manifest says about the list."""
-
-    chunk_length_bytes: int
-    list_digest: Digest
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the value of `Payload.facts["chunks"]`."""
-        return {"length_bytes": self.chunk_length_bytes, "list": self.list_digest.to_json()}
-
-    @classmethod
-    def from_fields(cls, fields: Fields) -> ChunkPin:
-        """Read it; raises MalformedError."""
-        return cls(
-            fields.integer("length_bytes", minimum=MIN_CHUNK_LENGTH_BYTES, maximum=MAX_CHUNK_LENGTH_BYTES),
-            Digest.from_json(fields.object("list").value, what=f"{fields.what}.list"),
-        )
 
 
 class ChunkList:
@@ -54,7 +30,7 @@ class ChunkList:
 
     def __init__(self, data: bytes, *, pin: ChunkPin, payload_length_bytes: int) -> None:
         pieces = -(-payload_length_bytes // pin.chunk_length_bytes)
-        if len(data) != pieces * _DIGEST_LENGTH or len(data) > MAX_LIST_LENGTH_BYTES:
+        if len(data) != pieces * _DIGEST_LENGTH or len(data) > MAX_CHUNK_LIST_LENGTH_BYTES:
             raise MalformedError("A chunk list has the wrong length", expected=pieces * _DIGEST_LENGTH, got=len(data))
         pin.list_digest.require(Digest.of(data, pin.list_digest.algorithm), what="A chunk list")
         self._data = data
@@ -67,6 +43,19 @@ class ChunkList:
         if hashlib.sha256(piece).digest() != self._data[index * _DIGEST_LENGTH : (index + 1) * _DIGEST_LENGTH]:
             raise DigestMismatchError("A piece of the payload is not the one that was signed", piece=index)
 
+    def piece_length_bytes(self, index: int) -> int:
+        """Return the length of a piece; the last one is the rest."""
+        return min(self.chunk_length_bytes, self._length - index * self.chunk_length_bytes)
+
+    def next_bad(self, whole: Reader, first: int) -> int | None:
+        """Return the index of the first piece from `first` on that is not the signed one, None if all are."""
+        for index in range(first, self.count):
+            try:
+                self.check(index, whole.read_at(index * self.chunk_length_bytes, self.piece_length_bytes(index)))
+            except DigestMismatchError:
+                return index
+        return None
+
     def good_prefix_bytes(self, part: Reader, stored_bytes: int) -> int:
         """How much of a partial download is good: the offset at which to continue fetching.
 
@@ -75,7 +64,7 @@ class ChunkList:
         whole = self.count if stored_bytes >= self._length else stored_bytes // self.chunk_length_bytes
         for index in range(whole):
             start = index * self.chunk_length_bytes
-            piece = part.read_at(start, min(self.chunk_length_bytes, self._length - start))
+            piece = part.read_at(start, self.piece_length_bytes(index))
             try:
                 self.check(index, piece)
             except DigestMismatchError:
@@ -83,21 +72,40 @@ class ChunkList:
         return min(whole * self.chunk_length_bytes, self._length)
 
 
-def make(pieces: Iterable[bytes], chunk_length_bytes: int = DEFAULT_CHUNK_LENGTH_BYTES) -> tuple[bytes, ChunkPin]:
-    """Return the list for a payload given in pieces of any length, and its pin."""
-    digests = bytearray()
-    hasher, filled = hashlib.sha256(), 0
-    for piece in pieces:
+class ListMaker:
+    """Makes the list of a payload that is given in pieces of any length, in order."""
+
+    def __init__(self, chunk_length_bytes: int = DEFAULT_CHUNK_LENGTH_BYTES) -> None:
+        self._chunk_length_bytes = chunk_length_bytes
+        self._digests = bytearray()
+        self._hasher, self._filled = hashlib.sha256(), 0
+
+    def add(self, piece: bytes) -> None:
+        """Take the next bytes."""
         view = memoryview(piece)
         while view:
-            part = view[: chunk_length_bytes - filled]
-            hasher.update(part)
-            filled += len(part)
+            part = view[: self._chunk_length_bytes - self._filled]
+            self._hasher.update(part)
+            self._filled += len(part)
             view = view[len(part) :]
-            if filled == chunk_length_bytes:
-                digests += hasher.digest()
-                hasher, filled = hashlib.sha256(), 0
-    if filled:
-        digests += hasher.digest()
-    data = bytes(digests)
-    return data, ChunkPin(chunk_length_bytes, Digest.of(data))
+            if self._filled == self._chunk_length_bytes:
+                self._end_piece()
+
+    def finish(self) -> tuple[bytes, ChunkPin]:
+        """Return the list and its pin."""
+        if self._filled:
+            self._end_piece()
+        data = bytes(self._digests)
+        return data, ChunkPin(self._chunk_length_bytes, Digest.of(data))
+
+    def _end_piece(self) -> None:
+        self._digests += self._hasher.digest()
+        self._hasher, self._filled = hashlib.sha256(), 0
+
+
+def make(pieces: Iterable[bytes], chunk_length_bytes: int = DEFAULT_CHUNK_LENGTH_BYTES) -> tuple[bytes, ChunkPin]:
+    """Return the list for a payload given in pieces of any length, and its pin."""
+    maker = ListMaker(chunk_length_bytes)
+    for piece in pieces:
+        maker.add(piece)
+    return maker.finish()

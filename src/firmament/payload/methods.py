@@ -122,7 +122,7 @@ def applicable(*, memory_bytes: int | None = None) -> tuple[str, ...]:
 
     `memory_bytes` leaves out methods that may need more for an image of 64 MiB.
     """
-    sample = Job(_NOTHING, 64 * MIB, 64 * MIB, _NOTHING, 64 * MIB)
+    sample = Job(NOTHING, 64 * MIB, 64 * MIB, NOTHING, 64 * MIB)
     return tuple(
         method.key
         for method in METHODS.values()
@@ -135,7 +135,8 @@ class _Nothing:
         return b""
 
 
-_NOTHING: Final = _Nothing()
+NOTHING: Final = _Nothing()
+"""A reader without bytes, where only the lengths of a `Job` are asked about."""
 
 
 # --- whole images ----------------------------------------------------------------------------

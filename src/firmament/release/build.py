@@ -162,7 +162,7 @@ def load_built(disk: Disk, directory: Path) -> BuiltRelease:
     )
     fields = Fields(value, what=what)
     fields.integer("v", minimum=BUILD_VERSION, maximum=BUILD_VERSION)
-    files = fields.text_map("files", max_items=manifest.MAX_PAYLOADS, max_length=255)
+    files = fields.text_map("files", max_items=2 * manifest.MAX_PAYLOADS, max_length=255)
     for filename in files.values():
         if "/" in check(filename, TARGET_PATH, what="The payload file's name"):
             raise MalformedError(f"{what} names a file outside its directory", file=filename)

@@ -81,9 +81,9 @@ def plan(workspace: Workspace, products: Iterable[str] = ()) -> Plan:
         fresh = sorted(set(new) - set(old))
         for release in fresh:
             built = sign.find_built(workspace, release)
-            for payload in new[release].payloads:
-                target = draft.signed.targets[payload.target]
-                files[payload.target] = _payload_file(workspace, built, target)
+            for path in repository.release_targets(new[release]):
+                target = draft.signed.targets[path]
+                files[path] = _payload_file(workspace, built, target)
                 length_bytes += target.length
         drafts[product] = draft
         added += fresh

@@ -100,7 +100,7 @@ def withdraw_release(
         if draft is not None and workspace.product(product) is not None:
             return sign_draft(workspace, product, draft, keys=keys, secrets=secrets)
         raise NotFoundError("The release is not published", release=release)
-    gone = {payload.target for payload in releases[release].payloads}
+    gone = set(repository.release_targets(releases[release]))
     targets = {path: target for path, target in base.signed.targets.items() if path not in gone}
     number = repository.highest_sequence_number(base.signed)
     fresh = _next(workspace, product, targets, number=number, now=now)
@@ -213,10 +213,10 @@ def built_directory(workspace: Workspace, release: str) -> Path:
 
 
 def check_files(workspace: Workspace, built: BuiltRelease) -> None:
-    """Compare every payload with the manifest; raises DigestMismatchError or FileError."""
-    for payload in built.manifest.payloads:
-        path = built.file_of(payload.target)
-        payload.digest.require(digest_of(workspace.disk, path), what=str(path))
+    """Compare every payload and chunk list with the manifest; raises DigestMismatchError or FileError."""
+    for name, target in repository.release_targets(built.manifest).items():
+        path = built.file_of(name)
+        repository.digest_of(target).require(digest_of(workspace.disk, path), what=str(path))
 
 
 def _next(

@@ -18,7 +18,7 @@ from firmament.server.events import Event
 from firmament.trust.director import Assignment
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
 
     from firmament.core.manifest import Manifest, Payload
     from firmament.errors import FirmamentError
@@ -94,6 +94,10 @@ class Reply:
 
     assignment: Assignment | None
     poll_after_s: int
+    chosen: Payload | None = None
+    """What the assignment names: if it is sealed its key is to be wrapped (payloads/keys.py)."""
+    fallback: Payload | None = None
+    """Sealed payload whose key goes along."""
 
 
 Effect = UpdateInventory | MoveAttempt | BlockAttempt | AcceptReport | Note | Reply
@@ -113,8 +117,13 @@ def require_enabled(device: Device) -> None:
         raise ForbiddenError("This device was disabled", device_id=device.device_id)
 
 
-def on_poll(session: Session, poll: PollRequest, *, intervals: Intervals) -> tuple[Session, list[Effect]]:
-    """Answer a poll: learn what the device runs, and name its attempt if it can take it."""
+def on_poll(
+    session: Session, poll: PollRequest, *, intervals: Intervals, openable: Container[str] = ()
+) -> tuple[Session, list[Effect]]:
+    """Answer a poll: learn what the device runs, and name its attempt if it can take it.
+
+    `openable` holds the targets of sealed payloads whose keys may be wrapped for this device.
+    """
     require_enabled(session.device)
     effects: list[Effect] = []
     device = _learn(session.device, poll, effects)
@@ -124,7 +133,11 @@ def on_poll(session: Session, poll: PollRequest, *, intervals: Intervals) -> tup
         return replace(session, device=device), effects
     try:
         # To go back, nothing travels: the image is in the other slot already.
-        payload = attempt.manifest.payloads[0] if attempt.takes_back else choose_payload(attempt.manifest, poll)
+        payload = (
+            attempt.manifest.payloads[0]
+            if attempt.takes_back
+            else choose_payload(attempt.manifest, poll, openable=openable)
+        )
     except (NoInstallerError, RequirementError) as error:
         if attempt.code != error.code:
             effects.append(BlockAttempt(attempt.row_id, error.code, error.problem))
@@ -142,27 +155,56 @@ def on_poll(session: Session, poll: PollRequest, *, intervals: Intervals) -> tup
         payload=payload.target,
         takes_back=attempt.takes_back,
     )
-    effects.append(Reply(assignment, intervals.active_s))
+    is_forth = attempt.takes_back is None
+    fallback = choose_fallback(attempt.manifest, poll, payload, openable=openable) if is_forth else None
+    effects.append(Reply(assignment, intervals.active_s, chosen=payload if is_forth else None, fallback=fallback))
     return replace(session, device=device, attempt=attempt), effects
 
 
-def choose_payload(manifest: Manifest, poll: PollRequest) -> Payload:
-    """Return the first payload, in the author's order, that the device can apply to what it runs.
+def choose_payload(manifest: Manifest, poll: PollRequest, *, openable: Container[str] = ()) -> Payload:
+    """Return the smallest payload that the device can apply to what it runs (ADR-0010).
 
-    Raises RequirementError for an agent that is too old, NoInstallerError when nothing fits.
+    Not one that it said failed, and a sealed one only if its key can be wrapped for this device:
+    `openable` holds the targets of those. Of equally long ones the author's order decides. Raises
+    RequirementError for an agent that is too old, NoInstallerError when nothing fits.
     """
     if poll.agent_level < manifest.requires.min_agent:
         raise RequirementError(
             "The agent is too old for this release", level=poll.agent_level, needed=manifest.requires.min_agent
         )
-    for payload in manifest.payloads:
-        is_known = f"{payload.method}/{payload.method_version}" in poll.methods
-        if is_known and (payload.precursor_digest is None or str(payload.precursor_digest) == poll.image_digest):
-            return payload
+    fitting = [payload for payload in manifest.payloads if _fits(payload, poll, openable)]
+    if fitting:
+        return min(fitting, key=lambda payload: payload.length_bytes)
     raise NoInstallerError(
         "No payload of this release fits the device",
-        offered=" ".join(f"{payload.method}/{payload.method_version}" for payload in manifest.payloads),
+        offered=" ".join(dict.fromkeys("+".join(payload.needs) for payload in manifest.payloads)),
         known=" ".join(poll.methods),
+    )
+
+
+def choose_fallback(
+    manifest: Manifest, poll: PollRequest, chosen: Payload, *, openable: Container[str] = ()
+) -> Payload | None:
+    """Return the sealed payload whose key goes along for a device that cannot apply the chosen one.
+
+    None where none is needed: the chosen one has no precursor, or one that is not sealed is there.
+    """
+    if chosen.precursor_digest is None:
+        return None
+    whole = [
+        payload for payload in manifest.payloads if payload.precursor_digest is None and _fits(payload, poll, openable)
+    ]
+    if not all(payload.is_sealed for payload in whole):
+        return None
+    return min(whole, key=lambda payload: payload.length_bytes, default=None)
+
+
+def _fits(payload: Payload, poll: PollRequest, openable: Container[str]) -> bool:
+    return (
+        set(poll.methods).issuperset(payload.needs)
+        and (payload.precursor_digest is None or str(payload.precursor_digest) == poll.image_digest)
+        and payload.target not in poll.failed_payloads
+        and (not payload.is_sealed or payload.target in openable)
     )
 
 

@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from firmament.core import canonical
 from firmament.core.digest import Digest
-from firmament.core.manifest import Image, Manifest, Payload
+from firmament.core.manifest import CHUNKS_SUFFIX, Image, Manifest, Payload
 from firmament.errors import UnreachableError
+from firmament.payload.readers import BytesReader
+from firmament.payload.sealed import Suite, new_key
+from firmament.payload.sealing import seal_payload
+from firmament.payload.wrap import Purpose, wrap
 from firmament.protocol.status import FINAL_STATUSES
 from firmament.protocol.v1 import paths
 from firmament.protocol.v1.envelope import CONSENT_TYPE, REPORT_TYPE, open_envelope
@@ -52,6 +56,49 @@ LIFETIME: Final = timedelta(days=365)
 MAX_BODY_BYTES: Final = 1024 * 1024
 
 
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """The payloads of one release, with the bytes of every target."""
+
+    payloads: tuple[Payload, ...]
+    files: Mapping[str, bytes]
+    keys: Mapping[str, bytes] = field(default_factory=dict)
+    """Content key by target path of a sealed payload."""
+
+    def __add__(self, other: Packed) -> Packed:
+        """Return both together, these first."""
+        return Packed(self.payloads + other.payloads, {**self.files, **other.files}, {**self.keys, **other.keys})
+
+
+def whole(product: str, version: str, image: bytes) -> Packed:
+    """Return the image itself as a payload."""
+    payload = Payload("whole", 1, f"{product}/{version}/image.bin", len(image), Digest.of(image))
+    return Packed((payload,), {payload.target: image})
+
+
+def delta(product: str, version: str, old: bytes, image: bytes, *, method: str = "refdelta/1") -> Packed:
+    """Return a delta; making one needs the extra ``delta``."""
+    from firmament.payload.methods import METHODS
+
+    row = METHODS[method]
+    data = row.encode(old, image)
+    target = f"{product}/{version}/{Digest.of(old).hex[:12]}.{row.name}"
+    payload = Payload(row.name, row.version, target, len(data), Digest.of(data), precursor_digest=Digest.of(old))
+    return Packed((payload,), {target: data})
+
+
+def sealed(packed: Packed, *, suite: Suite = Suite.AES_256_GCM) -> Packed:
+    """Return the sealed forms of payloads, each with a content key of its own."""
+    made = Packed((), {})
+    for payload in packed.payloads:
+        key, out = new_key(), bytearray()
+        plain = BytesReader(packed.files[payload.target])
+        described, chunk_list = seal_payload(plain, payload, key, out.extend, suite=suite, log2_chunk=12)
+        files = {described.target: bytes(out), described.target + CHUNKS_SUFFIX: chunk_list}
+        made += Packed((described,), files, {described.target: key})
+    return made
+
+
 class SimAuthor:
     """Holds the offline keys and the image repository of one product."""
 
@@ -73,9 +120,18 @@ class SimAuthor:
         products = {product: self._role(product)}
         self._put(TARGETS, repository.make_targets(version=1, expires_at=self._expires(), products=products))
 
-    def publish(self, image: bytes, *, version: str, sequence_number: int, installer: str, **changes: Any) -> Manifest:
-        """Sign a release whose payload is the whole image, and publish it."""
-        payload = Payload("whole", 1, f"{self.product}/{version}/image.bin", len(image), Digest.of(image))
+    def publish(
+        self,
+        image: bytes,
+        *,
+        version: str,
+        sequence_number: int,
+        installer: str,
+        packed: Packed | None = None,
+        **changes: Any,
+    ) -> Manifest:
+        """Sign a release and publish it; its only payload is the whole image unless `packed` says otherwise."""
+        packed = packed or whole(self.product, version, image)
         manifest = Manifest(
             product=self.product,
             version=version,
@@ -83,14 +139,14 @@ class SimAuthor:
             hardware=(HARDWARE,),
             installer=installer,
             image=Image(Digest.of(image), len(image)),
-            payloads=(payload,),
+            payloads=packed.payloads,
             created_at=self._clock.now(),
             **changes,
         )
         targets = repository.release_targets(manifest)
         self._releases |= targets
-        for target in targets.values():
-            self.files[f"targets/{repository.target_file_name(target)}"] = image
+        for path, target in targets.items():
+            self.files[f"targets/{repository.target_file_name(target)}"] = packed.files[path]
         self._version += 1
         number = self._version
         self._put(
@@ -150,16 +206,38 @@ class SimServer:
         self.director_root = repository.encode(repository.sign(metadata, root))
         self._polls = 0
 
-    def assign(self, manifest: Manifest, attempt_id: AttemptId, *, takes_back: AttemptId | None = None) -> None:
-        """Offer a release to the device until it reports how that ended; with `takes_back`, ask it back."""
-        payload = manifest.payloads[0]
+    def assign(
+        self,
+        manifest: Manifest,
+        attempt_id: AttemptId,
+        *,
+        packed: Packed | None = None,
+        hpke_public_key: bytes = b"",
+        takes_back: AttemptId | None = None,
+    ) -> None:
+        """Offer a release to the device until it reports how that ended; with `takes_back`, ask it back.
+
+        Of `packed` the last payload is named.
+        """
+        primary = manifest.payloads[0]
+        payload = packed.payloads[-1] if packed is not None else primary
+
+        def wrapped(one: Payload) -> bytes | None:
+            key = packed.keys.get(one.target) if packed is not None else None
+            if key is None:
+                return None
+            return wrap(key, hpke_public_key, Purpose(self.device_id, manifest.release_id, one.digest.value))
+
         self.assignment = Assignment(
             attempt_id=attempt_id,
-            target=payload.target,
-            length_bytes=payload.length_bytes,
-            digest=payload.digest,
+            target=primary.target,
+            length_bytes=primary.length_bytes,
+            digest=primary.digest,
             payload=payload.target,
             takes_back=takes_back,
+            key_wrap=wrapped(payload),
+            fallback=primary.target if primary.is_sealed else "",
+            fallback_wrap=wrapped(primary),
         )
 
     def copy_state(self) -> tuple[object, ...]:
@@ -246,13 +324,14 @@ class SimServer:
         etag = f'"{Digest.of(data).hex}"'
         if not wanted:
             return SimResponse(OK, {"content-length": str(len(data)), "etag": etag}, data, self.chunk_bytes)
-        start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+        first, _, last = wanted.removeprefix("bytes=").partition("-")
+        start, end = int(first), int(last) + 1 if last else len(data)
         headers = {
-            "content-length": str(len(data) - start),
-            "content-range": f"bytes {start}-{len(data) - 1}/{len(data)}",
+            "content-length": str(end - start),
+            "content-range": f"bytes {start}-{end - 1}/{len(data)}",
             "etag": etag,
         }
-        return SimResponse(PARTIAL, headers, data[start:], self.chunk_bytes)
+        return SimResponse(PARTIAL, headers, data[start:end], self.chunk_bytes)
 
 
 @dataclass(frozen=True, slots=True)

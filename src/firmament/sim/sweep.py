@@ -26,7 +26,19 @@ from firmament.errors import FirmamentError
 from firmament.sim.bootloader import BootKind
 from firmament.sim.faults import DiskFull, Survives
 from firmament.sim.geometries import geometries
-from firmament.sim.world import BrickedError, Case, Condition, Ideal, Phase, Result, SlotKind, StuckError, Way, World
+from firmament.sim.world import (
+    BrickedError,
+    Case,
+    Condition,
+    Ideal,
+    Phase,
+    Result,
+    SlotKind,
+    StuckError,
+    Travel,
+    Way,
+    World,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -119,7 +131,10 @@ class _Point:
 
 
 def all_cases() -> Iterator[Case]:
-    """Yield every row: slot x boot control x condition x geometry."""
+    """Yield every row: slot x boot control x condition x geometry, then every way to travel for each slot.
+
+    How the bytes travel ends before the boot control begins, so one boot control stands for all.
+    """
     for slot in SlotKind:
         for boot in BootKind:
             for condition in Condition:
@@ -129,6 +144,12 @@ def all_cases() -> Iterator[Case]:
                     yield Case(slot, boot, condition, geometry)
                 # Going back writes no image, so one geometry says it all.
                 yield Case(slot, boot, condition, geometries(slot)[0], Way.BACK)
+    for slot in SlotKind:
+        boot = BootKind.SUPERVISOR if slot is SlotKind.BUNDLE else BootKind.UBOOT
+        for travel in Travel:
+            if travel is not Travel.WHOLE:
+                for geometry in geometries(slot):
+                    yield Case(slot, boot, Condition.HEALTHY, geometry, travel=travel)
 
 
 def sweep(case: Case, faulty: Faulty = SOUND, *, every: int = 1, with_full_disk: bool = True) -> Tally:

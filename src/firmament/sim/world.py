@@ -32,11 +32,25 @@ from firmament.core import bundle
 from firmament.core.bundle import Entry, EntryKind
 from firmament.core.clock import FixedClock
 from firmament.core.ids import AttemptId, DeviceId
+from firmament.payload import wrap
+from firmament.payload.methods import applicable
+from firmament.payload.sealing import METHOD as SEALED_METHOD
+from firmament.payload.wrap import Purpose
 from firmament.protocol.status import FINAL_STATUSES
 from firmament.sim.bootloader import APPLICATION, BootKind, install, is_armed, power_on
 from firmament.sim.disk import SimDisk
 from firmament.sim.faults import Survives
-from firmament.sim.server import BASE_URL, HARDWARE, PRODUCT, SimAuthor, SimServer
+from firmament.sim.server import (
+    BASE_URL,
+    HARDWARE,
+    PRODUCT,
+    Packed,
+    SimAuthor,
+    SimServer,
+    delta,
+    sealed,
+    whole,
+)
 from firmament.trust.device_keys import IdentityKey
 from firmament.trust.floors import Floors
 
@@ -45,6 +59,7 @@ if TYPE_CHECKING:
 
     from firmament.agent.bootctl.port import BootControl
     from firmament.agent.slots.port import Slot
+    from firmament.core.digest import Digest
     from firmament.durable import Disk
 
 BEGINNING: Final = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -114,6 +129,20 @@ class Geometry:
     checkpoint_bytes: int
 
 
+class Travel(StrEnum):
+    """How the new image travels."""
+
+    WHOLE = "whole"
+    DELTA = "delta"
+    """A delta from the running image, stored and then applied."""
+    SEALED = "sealed"
+    """The delta sealed, beside a sealed whole image."""
+    FALLBACK = "fallback"
+    """A delta that makes another image than was signed: the device falls back to the whole one."""
+    SEALED_FALLBACK = "sealed-fallback"
+    """The same with both sealed: the key of the second came along with the first."""
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """One device to play with."""
@@ -124,11 +153,13 @@ class Case:
     """Of the image that the device is going to."""
     geometry: Geometry
     way: Way = Way.FORTH
+    travel: Travel = Travel.WHOLE
 
     def __str__(self) -> str:
         """Return the case as a row."""
         way = " x back" if self.way is Way.BACK else ""
-        return f"{self.slot} x {self.boot} x {self.condition} x {self.geometry.name}{way}"
+        travel = f" x {self.travel}" if self.travel is not Travel.WHOLE else ""
+        return f"{self.slot} x {self.boot} x {self.condition} x {self.geometry.name}{way}{travel}"
 
 
 class Phase(StrEnum):
@@ -174,7 +205,16 @@ class Ideal:
         if case.way is Way.BACK:
             release = {"revertible_to": 1, **release}
         self.old = publish(case.geometry.old, version=OLD_VERSION, sequence_number=1, installer=installer)
-        self.new = publish(case.geometry.new, version=NEW_VERSION, sequence_number=2, installer=installer, **release)
+        self.hpke_key, self.hpke_public_key = wrap.generate()
+        self.packed = pack_payloads(case)
+        self.new = publish(
+            case.geometry.new,
+            version=NEW_VERSION,
+            sequence_number=2,
+            installer=installer,
+            packed=self.packed,
+            **release,
+        )
         self.server = SimServer(self.author, self.clock, DEVICE_ID, chunk_bytes=case.geometry.chunk_bytes)
 
     def provisioned(self) -> World:
@@ -191,7 +231,7 @@ class Ideal:
         self.server.restore((None, (), 0))
         world = World(self, disk, goes_back=False)
         world.settle()  # the first start makes the journal; the cuts begin after it
-        self.server.assign(self.new, ATTEMPT_ID)
+        self.assign()
         if self.case.way is Way.BACK:
             world.settle()
             disk.lose_power(Survives.ORDERED)
@@ -199,6 +239,10 @@ class Ideal:
             world = World(self, disk)
         disk.operations = 0
         return world
+
+    def assign(self) -> None:
+        """Let the director name the new release, and of its payloads the one that `Travel` says."""
+        self.server.assign(self.new, ATTEMPT_ID, packed=self.packed, hpke_public_key=self.hpke_public_key)
 
 
 @dataclass
@@ -283,6 +327,7 @@ class World:
         disk = self.view(self.disk)
         ideal = self.ideal
         floors = Floors(disk, STATE / "floors")
+        methods = frozenset({*applicable(), SEALED_METHOD})
         relation = Relation(
             device_id=DEVICE_ID,
             product=PRODUCT,
@@ -298,7 +343,7 @@ class World:
             state_directory=STATE / "agent",
             clock=ideal.clock,
             chance=_Middle(),
-            link=ServerLink(relation, ideal.identity, ideal.server, disk, ideal.clock, floors),
+            link=ServerLink(relation, ideal.identity, ideal.server, disk, ideal.clock, floors, methods=methods),
             slots=Slots(self.case.slot.installer, _slot(disk, self.case, Label.A), _slot(disk, self.case, Label.B)),
             boot=boot,
             checks=(_Check(self, boot),),
@@ -307,8 +352,13 @@ class World:
             policy=self.policy,
             device_id=DEVICE_ID,
             trial=TrialSettings(deadline_s=3, interval_s=1, passes=2),
+            methods=methods,
+            unwrap=self._unwrap,
             initial=Release(ideal.old.version, ideal.old.sequence_number, ideal.old.image, Label.A),
         )
+
+    def _unwrap(self, wrapped: bytes, release_id: str, sealed_digest: Digest) -> bytes:
+        return wrap.unwrap(wrapped, self.ideal.hpke_key, Purpose(DEVICE_ID, release_id, sealed_digest.value))
 
     # --- the judge -------------------------------------------------------------------------
 
@@ -393,6 +443,26 @@ class _Check:
     def check(self) -> Finding:
         is_sick = self._world.is_sick(self._boot.booted())
         return Finding(self.name, not is_sick, "simulated illness" if is_sick else "")
+
+
+# --- payloads ------------------------------------------------------------------------------
+
+
+def pack_payloads(case: Case) -> Packed:
+    """Return the new release's payloads; the director names the last one."""
+    old, new = case.geometry.old, case.geometry.new
+    plain = whole(PRODUCT, NEW_VERSION, new)
+    if case.travel is Travel.WHOLE:
+        return plain
+    is_wrong = case.travel in {Travel.FALLBACK, Travel.SEALED_FALLBACK}
+    both = plain + delta(PRODUCT, NEW_VERSION, old, _damaged(new) if is_wrong else new)
+    return sealed(both) if case.travel in {Travel.SEALED, Travel.SEALED_FALLBACK} else both
+
+
+def _damaged(image: bytes) -> bytes:
+    """Return an image of the same length that differs in its last piece but one."""
+    place = len(image) // 2
+    return image[:place] + bytes([image[place] ^ 0xFF]) + image[place + 1 :]
 
 
 # --- slots on the simulated disk -----------------------------------------------------------

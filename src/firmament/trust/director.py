@@ -62,6 +62,10 @@ class Assignment:
     """HPKE-wrapped content key of a sealed payload."""
     takes_back: AttemptId | None = None
     """The attempt this one takes back: the device goes to the slot it still holds, nothing travels (ADR-0018)."""
+    fallback: str = ""
+    """TUF target path of a sealed payload without a precursor, for a device that cannot apply the chosen one."""
+    fallback_wrap: bytes | None = None
+    """Its wrapped content key. A payload that is not sealed needs no word here: the manifest names it."""
 
     def custom(self, device_id: DeviceId) -> dict[str, Any]:
         """Return what is signed about this assignment beside length and digest."""
@@ -76,6 +80,11 @@ class Assignment:
             value["takes_back"] = self.takes_back
         if self.key_wrap is not None:
             value["key_wrap"] = base64.b64encode(self.key_wrap).decode()
+        if self.fallback_wrap is not None:
+            value["fallback"] = {
+                "payload": self.fallback,
+                "key_wrap": base64.b64encode(self.fallback_wrap).decode(),
+            }
         return value
 
 

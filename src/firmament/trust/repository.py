@@ -33,6 +33,7 @@ from tuf.api.metadata import (
 from firmament.core import canonical
 from firmament.core.digest import Digest
 from firmament.core.ids import TARGET_PATH, check
+from firmament.core.manifest import CHUNKS_SUFFIX, MAX_CHUNK_LIST_LENGTH_BYTES
 from firmament.core.manifest import decode as decode_manifest
 from firmament.errors import MalformedError, MalformedMetadataError, ThresholdNotMetError, TooLargeError
 from firmament.trust.keys import read_key
@@ -142,7 +143,7 @@ def make_timestamp(*, version: int, expires_at: datetime, snapshot_version: int)
 
 
 def release_targets(manifest: Manifest) -> dict[str, TargetFile]:
-    """Return the TUF targets of one release: a file per payload, the manifest on the primary one.
+    """Return the TUF targets of one release: a file per payload and chunk list, the manifest on the primary one.
 
     Raises MalformedError when a payload lies outside ``<product>/<version>/`` or appears twice.
     """
@@ -157,6 +158,16 @@ def release_targets(manifest: Manifest) -> dict[str, TargetFile]:
             raise MalformedError("Targets are named by sha256", target=payload.target, digest=payload.digest)
         extra = {"custom": manifest.to_json()} if index == 0 else None
         found[payload.target] = TargetFile(payload.length_bytes, payload.digest.to_json(), payload.target, extra)
+    for payload in manifest.payloads:
+        pin = payload.chunks
+        if pin is not None:
+            path = check(payload.target + CHUNKS_SUFFIX, TARGET_PATH, what="The target path")
+            if path in found or pin.list_digest.algorithm != "sha256":
+                raise MalformedError("A chunk list is not a target of its own, named by sha256", target=path)
+            length = pin.list_length_bytes(payload.length_bytes)
+            if length > MAX_CHUNK_LIST_LENGTH_BYTES:
+                raise MalformedError("A chunk list is longer than allowed", target=path, length_bytes=length)
+            found[path] = TargetFile(length, pin.list_digest.to_json(), path)
     return found
 
 

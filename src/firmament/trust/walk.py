@@ -129,6 +129,8 @@ class Assignment:
     key_wrap: bytes | None
     takes_back: AttemptId | None = None
     """With `Action.REVERT`: the attempt that brought what runs now."""
+    fallback: str = ""
+    fallback_wrap: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +216,9 @@ def read_assignment(targets: Targets, *, device_id: DeviceId) -> Assignment | No
         wrap = fields.base64_bytes("key_wrap", max_length=MAX_KEY_WRAP_LENGTH_BYTES) if "key_wrap" in fields else None
         payload = fields.text("payload", max_length=MAX_PATH_LENGTH, pattern=TARGET_PATH)
         takes_back = AttemptId(fields.text("takes_back", pattern=UUID)) if action == Action.REVERT else None
+        other = fields.object("fallback", optional=True)
+        fallback = other.text("payload", max_length=MAX_PATH_LENGTH, pattern=TARGET_PATH) if other.value else ""
+        other_wrap = other.base64_bytes("key_wrap", max_length=MAX_KEY_WRAP_LENGTH_BYTES) if other.value else None
     except MalformedError as error:
         raise MalformedMetadataError(error.problem, **error.facts) from error
     if action not in set(Action):
@@ -224,7 +229,7 @@ def read_assignment(targets: Targets, *, device_id: DeviceId) -> Assignment | No
         raise DeviceMismatchError(
             "The assignment is for another device", expected=device_id, got=named, attempt_id=attempt_id
         )
-    return Assignment(attempt_id, target, payload, wrap, takes_back)
+    return Assignment(attempt_id, target, payload, wrap, takes_back, fallback, other_wrap)
 
 
 # --- image repository ----------------------------------------------------------------------
@@ -378,9 +383,9 @@ def choose_payload(manifest: Manifest, target: str, device: Device) -> Payload:
             break
     else:
         raise DisagreementError("The director chose a payload that the manifest does not name", payload=target)
-    method = f"{payload.method}/{payload.method_version}"
-    if method not in device.methods:
-        raise NoInstallerError("This device cannot apply the payload's method", method=method)
+    unknown = [method for method in payload.needs if method not in device.methods]
+    if unknown:
+        raise NoInstallerError("This device cannot apply the payload's method", method=" ".join(unknown))
     if payload.precursor_digest is not None and str(payload.precursor_digest) != device.image_digest:
         raise RequirementError(
             "The payload changes another image than the one that runs here",

@@ -23,6 +23,8 @@ from firmament.server.device_link import (
     Session,
     UpdateInventory,
     check_report,
+    choose_fallback,
+    choose_payload,
     on_poll,
     on_report,
 )
@@ -72,16 +74,36 @@ def test_the_first_poll_offers_and_remembers_the_boot_the_second_writes_nothing(
     assert set(again) == {Reply}
 
 
-def test_the_first_payload_that_fits_in_the_authors_order():
-    delta_first = replace(ATTEMPT, manifest=replace(MANIFEST, payloads=(DELTA, WHOLE)))
+def test_the_smallest_payload_that_the_device_can_apply():
+    delta_last = replace(ATTEMPT, manifest=replace(MANIFEST, payloads=(WHOLE, DELTA)))
 
     def chosen(**changes):
-        return poll(Session(DEVICE, delta_first), **changes)[1][Reply].assignment.payload
+        return poll(Session(DEVICE, delta_last), **changes)[1][Reply].assignment.payload
 
     both = ("whole/1", "refdelta/1")
     assert chosen(methods=both) == DELTA.target
     assert chosen(methods=("whole/1",)) == WHOLE.target
     assert chosen(methods=both, image_digest=f"sha256:{Digest.of(b'other').hex}") == WHOLE.target
+    assert chosen(methods=both, failed_payloads=(DELTA.target,)) == WHOLE.target, "never one that it said failed"
+
+
+def test_a_sealed_payload_needs_both_methods_and_a_key_for_this_device():
+    inner = {"method": "refdelta", "method_version": 1, "length_bytes": 1}
+    sealed = replace(DELTA, method="sealed", target=DELTA.target + ".sealed", facts={"inner": inner})
+    manifest = replace(MANIFEST, payloads=(WHOLE, sealed))
+    asks = {"nonce": bytes(16), "version": "1.0", "sequence_number": 1, "image_digest": str(DELTA.precursor_digest)}
+    able = PollRequest(**asks, methods=("whole/1", "refdelta/1", "sealed/1"))
+    unable = PollRequest(**asks, methods=("whole/1", "sealed/1"))
+    assert choose_payload(manifest, able, openable={sealed.target}) == sealed
+    assert choose_payload(manifest, able) == WHOLE
+    assert choose_payload(manifest, unable, openable={sealed.target}) == WHOLE
+    assert choose_fallback(manifest, able, sealed, openable={sealed.target}) is None, "the whole one needs no key"
+    facts = {"inner": {"method": "whole", "method_version": 1, "length_bytes": 1}}
+    shut = replace(WHOLE, method="sealed", target=WHOLE.target + ".sealed", facts=facts)
+    both = replace(MANIFEST, payloads=(shut, sealed))
+    keys = {sealed.target, shut.target}
+    assert choose_fallback(both, able, sealed, openable=keys) == shut
+    assert choose_fallback(both, able, shut, openable=keys) is None
 
 
 @pytest.mark.parametrize(

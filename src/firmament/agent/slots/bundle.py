@@ -17,6 +17,7 @@ bundle of many small files takes no more memory than one of few.
 from __future__ import annotations
 
 import stat
+from bisect import bisect_right
 from typing import TYPE_CHECKING, Final
 
 from firmament.agent.slots.progress import Progress
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     from firmament.agent.slots.port import Label
     from firmament.core.manifest import Image
-    from firmament.durable import Disk, Writer
+    from firmament.durable import Disk, Reader, Writer
 
 CURRENT: Final = "current"
 DIRECTORY_MODE: Final = 0o755
@@ -131,6 +132,9 @@ class BundleSlot:
                 "The slot does not hold the image", slot=self._label, reason=error.problem, **error.facts
             ) from error
 
+    def open_image(self, image: Image) -> Reader:  # noqa: D102
+        return PackedReader(self._disk, self._root, image.length_bytes)
+
     def close(self) -> None:  # noqa: D102
         if self._unpacking is not None:
             self._unpacking.close()
@@ -162,6 +166,65 @@ class BundleSlot:
         target = self._disk.read_link(self._directory / CURRENT)
         if target is not None and target.rstrip("/").rpartition("/")[2] == self._label:
             raise BootControlError("The slot to be written is in use by the running system", path=self._root)
+
+
+class PackedReader:
+    """The tree as the bundle it makes, read at any offset without being stored anywhere.
+
+    Holds one entry per member (a few hundred bytes) and one open file; a delta reads mostly forward.
+    """
+
+    def __init__(self, disk: Disk, root: Path, length_bytes: int) -> None:
+        self._disk = disk
+        self._length_bytes = length_bytes
+        self._members: list[tuple[Entry, Path]] = []
+        self._starts: list[int] = []
+        self._open: tuple[Path, Reader] | None = None
+        offset = 0
+        for entry, path in entries(disk, root):
+            self._starts.append(offset)
+            self._members.append((entry, path))
+            offset += _length(entry)
+        self._end = offset
+
+    def read_at(self, offset: int, length_bytes: int) -> bytes:
+        """Return up to `length_bytes` from `offset`; fewer only at the end of the image."""
+        end = min(offset + length_bytes, self._length_bytes)
+        parts: list[bytes] = []
+        while offset < end:
+            part = self._part(offset, end - offset)
+            if not part:
+                break
+            parts.append(part)
+            offset += len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def close(self) -> None:
+        """Release what is open."""
+        if self._open is not None:
+            self._open[1].close()
+        self._open = None
+
+    def _part(self, offset: int, most: int) -> bytes:
+        if offset >= self._end:
+            return bundle.END[offset - self._end : offset - self._end + most]
+        index = bisect_right(self._starts, offset) - 1
+        entry, path = self._members[index]
+        within = offset - self._starts[index]
+        header = bundle.header(entry)
+        if within < len(header):
+            return header[within : within + most]
+        within -= len(header)
+        if within < entry.length_bytes:
+            return self._file(path).read_at(within, min(most, entry.length_bytes - within))
+        within -= entry.length_bytes
+        return bundle.padding(entry.length_bytes)[within : within + most]
+
+    def _file(self, path: Path) -> Reader:
+        if self._open is None or self._open[0] != path:
+            self.close()
+            self._open = (path, self._disk.open_reader(path))
+        return self._open[1]
 
 
 class _Unpacking:

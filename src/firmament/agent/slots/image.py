@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from firmament.agent.slots.port import Label
     from firmament.core.manifest import Image
-    from firmament.durable import Disk, Writer
+    from firmament.durable import Disk, Reader, Writer
 
 CHUNK_BYTES: Final = 256 * 1024
 # Reading back: beyond 128 KiB the rate no longer grows on eMMC, NVMe and loop devices.
@@ -120,6 +120,9 @@ class ImageSlot:
         except DigestMismatchError as error:
             raise ReadBackError("The slot does not hold the image", slot=self._label, **error.facts) from error
 
+    def open_image(self, image: Image) -> Reader:  # noqa: D102
+        return _Bounded(self._disk.open_reader(self._path), image.length_bytes)
+
     def close(self) -> None:  # noqa: D102
         if self._writer is not None:
             self._writer.close()
@@ -162,6 +165,20 @@ class ImageSlot:
                 yield chunk
         finally:
             reader.close()
+
+
+class _Bounded:
+    """A reader that ends where the image does: a device is longer."""
+
+    def __init__(self, reader: Reader, length_bytes: int) -> None:
+        self._reader = reader
+        self._length_bytes = length_bytes
+
+    def read_at(self, offset: int, length_bytes: int) -> bytes:
+        return self._reader.read_at(offset, max(0, min(length_bytes, self._length_bytes - offset)))
+
+    def close(self) -> None:
+        self._reader.close()
 
 
 def _refuse_in_use(path: Path) -> None:

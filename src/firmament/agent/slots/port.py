@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from firmament.core.manifest import Image
+    from firmament.durable import Reader
 
 CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
 # How often the engine should call `checkpoint`: at 1 MB/s a power cut costs 4 s of download; an
@@ -102,6 +103,14 @@ class Slot(Protocol):
 
         Needs no session and changes nothing; raises ReadBackError if the slot does not hold
         exactly this image.
+        """
+        ...
+
+    def open_image(self, image: Image) -> Reader:
+        """Open the slot's bytes as those of `image`, to be read at random: the precursor of a delta.
+
+        Needs no session, changes nothing and promises nothing about the content (`verify` does);
+        the caller closes it. Raises FileError or UnsafeArchiveError.
         """
         ...
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from firmament.core import canonical
 from firmament.core.fields import Fields, format_time
 from firmament.core.ids import HARDWARE, PRODUCT, UUID, VERSION, AttemptId, DeviceId
-from firmament.core.manifest import UpdateClass
+from firmament.core.manifest import MAX_PAYLOADS, UpdateClass
 from firmament.protocol.status import AttemptStatus, ConsentAnswer
 
 if TYPE_CHECKING:
@@ -121,9 +121,13 @@ class PollRequest:
     methods: tuple[str, ...] = ("whole/1",)
     """Payload methods this device can apply, ``<method>/<method_version>``."""
     agent_level: int = AGENT_LEVEL
+    failed_payloads: tuple[str, ...] = ()
+    """Target paths of payloads of the open attempt that the device could not apply."""
 
     def to_json(self) -> dict[str, Any]:
+        failed = {"failed_payloads": list(self.failed_payloads)} if self.failed_payloads else {}
         return {
+            **failed,
             "v": PROTOCOL_VERSION,
             "nonce": self.nonce.hex(),
             "version": self.version,
@@ -149,6 +153,7 @@ def decode_poll_request(data: bytes) -> PollRequest:
         attributes=fields.text_map("attributes", max_items=MAX_ATTRIBUTES, max_length=256, optional=True),
         methods=fields.texts("methods", max_items=32, max_length=40, optional=True),
         agent_level=fields.integer("agent_level", maximum=10_000, default=1),
+        failed_payloads=fields.texts("failed_payloads", max_items=MAX_PAYLOADS, max_length=512, optional=True),
     )
 
 
