@@ -35,8 +35,8 @@ from firmament.agent.machine import State
 from firmament.agent.policy import Answer, Mode
 from firmament.agent.socket import ControlServer, Conversation, Request
 from firmament.agent.storage import compose_storage
-from firmament.core.fields import Fields
 from firmament.agent.storing import StoppedError
+from firmament.core.fields import Fields
 from firmament.core.manifest import UpdateClass
 from firmament.durable import make_directory_durably
 from firmament.errors import (
