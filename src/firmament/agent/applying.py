@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from firmament.agent.record import MAX_FAILED_PAYLOADS
 from firmament.errors import (
     FirmamentError,
     KeyWrapError,
@@ -68,6 +69,8 @@ def next_payload(parts: Parts, attempt: Attempt) -> Payload | None:
     A sealed one only if the director gave its key along (`Attempt.fallback`).
     """
     assert attempt.manifest is not None
+    if len(attempt.failed) >= MAX_FAILED_PAYLOADS:
+        return None
     tried = {attempt.payload, *(failed.target for failed in attempt.failed)}
     left = [
         payload

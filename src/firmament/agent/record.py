@@ -34,8 +34,13 @@ MAX_OUTBOX: Final = 16
 MAX_LOG_LINE_LENGTH: Final = 200
 MAX_MESSAGE_LENGTH: Final = 500
 # Sixteen reports with full logs are 16 x 20 x 200 characters = 64 KB of ASCII.
-MAX_KEY_WRAP_LENGTH_BYTES: Final = 4096
-# HPKE MLKEM768_X25519 wraps are 1168 bytes (trust.md §4).
+MAX_KEY_WRAP_LENGTH_BYTES: Final = 1716
+# A wrap is 1168 bytes with ML-KEM-768 + X25519, 1713 with ML-KEM-1024 + P-384 (trust.md §4.2);
+# the journal has room for two.
+MAX_CODE_LENGTH: Final = 40
+# The longest published code has 32 characters.
+MAX_FAILED_PAYLOADS: Final = 2
+# A delta, then a compressed image: the whole one is left, and fails like any release.
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +123,7 @@ class FailedPayload:
 
     def __str__(self) -> str:
         """Return the line that every later report of the attempt carries."""
-        return f"fell back from {self.target.rpartition('/')[2]}: {self.code}"
+        return f"fell back from {self.target.rpartition('/')[2][:100]}: {self.code}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,8 +239,8 @@ class Attempt:
             offset=fields.integer("offset", default=0),
             stored=fields.integer("stored", default=0),
             failed=tuple(
-                FailedPayload(item.text("target", max_length=512), item.text("code", max_length=64))
-                for item in fields.objects("failed", max_items=manifests.MAX_PAYLOADS, optional=True)
+                FailedPayload(item.text("target", max_length=512), item.text("code", max_length=MAX_CODE_LENGTH))
+                for item in fields.objects("failed", max_items=MAX_FAILED_PAYLOADS, optional=True)
             ),
             fallback=fields.text("fallback", max_length=512, default=""),
             fallback_wrap=fields.base64_bytes("fallback_wrap", max_length=MAX_KEY_WRAP_LENGTH_BYTES)

@@ -78,7 +78,7 @@ if TYPE_CHECKING:
     from firmament.trust.client import DirectorClient, TrustedClient
 
 ASSIGNMENT_VERSION: Final = 1
-MAX_KEY_WRAP_LENGTH_BYTES: Final = 4096
+MAX_KEY_WRAP_LENGTH_BYTES: Final = 1716
 # A wrap is 1 168 bytes with ML-KEM-768 + X25519, 1 713 with ML-KEM-1024 + P-384 (trust.md §4.2).
 MAX_PATH_LENGTH: Final = 512
 """As in the manifest's reader (core/manifest.py)."""
