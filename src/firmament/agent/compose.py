@@ -9,14 +9,16 @@ from __future__ import annotations
 import contextlib
 import platform
 import random  # noqa: TID251 - the one place that makes the agent's chance; it decides nothing secret
+import ssl
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from firmament.agent import identity
 from firmament.agent.agent import Agent
 from firmament.agent.events import Events
 from firmament.agent.fetch import HttpTransport, TlsFiles
-from firmament.agent.link import ServerLink
+from firmament.agent.link import Cache, ServerLink
 from firmament.agent.parts import Parts
 from firmament.agent.record import Release
 from firmament.agent.slots.port import Label
@@ -107,6 +109,7 @@ def compose(
             clock=clock,
             floors=floors,
             methods=methods,
+            caches=tuple(_cache(url, settings, clock) for url in settings.payloads.base_urls),
             payload_deadline_s=settings.transfer.deadline_s,
         ),
         slots=storage.slots,
@@ -127,6 +130,19 @@ def compose(
         should_stop=should_stop,
     )
     return World(Agent(parts), events, storage.boot, transport, enrolment)
+
+
+def _cache(url: str, settings: AgentSettings, clock: Clock) -> Cache:
+    """Return a cache with a transport of its own: no device certificate, the system's CAs, or plain HTTP."""
+    base = url.rstrip("/") + "/"
+    if base.startswith("http:"):
+        return Cache(base, HttpTransport(clock, settings=settings.transfer, tls=None))
+    bundle = ssl.get_default_verify_paths().cafile
+    try:
+        ca_pem = Path(bundle or "").read_text()
+    except OSError as error:
+        raise SettingError("An https cache needs the system's CA certificates", setting="payload.base_urls") from error
+    return Cache(base, HttpTransport(clock, settings=settings.transfer, tls=TlsFiles(ca_pem)))
 
 
 def _unwrap(disk: Disk, enrolment: Enrolment) -> Unwrap:

@@ -236,7 +236,7 @@ class Fetching:
     def _reject(self, error: TrustError) -> None:
         """Refuse bytes that are not the signed ones; but once more from 0 if some lay here for a while."""
         # Not the journal's offset: that grew with every checkpoint of this very run.
-        if isinstance(error, DigestMismatchError) and self._began_at:
+        if isinstance(error, DigestMismatchError) and (self._parts.link.distrust_caches() or self._began_at):
             self._start_over(error, Event.IMAGE_REJECTED)
         elif not self._fall_back(error):
             self._ledger.go(Event.IMAGE_REJECTED, reason=reason_for(error))

@@ -91,6 +91,15 @@ def repository_of(server_url: str) -> str:
     return server_url.rstrip("/") + paths.IMAGE_METADATA.removesuffix("/metadata/")
 
 
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """A cache or CDN that may hold payloads; nothing it says is believed."""
+
+    url: str
+    """Base, ending in a slash, of ``<product>/<version>/<sha256>.<name>``."""
+    transport: Transport
+
+
 @dataclass
 class ServerLink:
     """`ports.Link` over a transport."""
@@ -103,6 +112,10 @@ class ServerLink:
     floors: Floors
     methods: frozenset[str] = WHOLE
     payload_deadline_s: float = 86_400
+    caches: Sequence[Cache] = ()
+    """Asked for payload bytes before the server."""
+    _used_cache: bool = False
+    _believes_caches: bool = True
     nonce: Callable[[], bytes] = field(default=lambda: secrets.token_bytes(NONCE_LENGTH_BYTES))
 
     def poll(self, running: Running) -> Answer:
@@ -166,8 +179,30 @@ class ServerLink:
         The address follows from the signed digest alone, so that an attempt can go on after a
         restart without asking again. Raises RangeError when the bytes must be fetched from 0.
         """
+        end = payload.length_bytes if end is None else end
+        for base in self.caches if self._believes_caches else ():
+            url = self._target_url(payload.target, payload.digest, base.url)
+            source = TransportSource(base.transport, self.clock, payload_deadline_s=self.payload_deadline_s)
+            try:
+                for piece in source.stream(url, offset=offset, length_bytes=payload.length_bytes, end=end):
+                    self._used_cache = True
+                    offset += len(piece)
+                    yield piece
+            except TransferError as error:
+                # What came of it is checked like any bytes; the next one, at last the server, goes on from there.
+                log.info("cache.given-up", url=base.url, code=error.code, offset=offset)
+            else:
+                return
         url = self._target_url(payload.target, payload.digest)
-        return self._source().stream(url, offset=offset, length_bytes=payload.length_bytes, end=end)
+        yield from self._source().stream(url, offset=offset, length_bytes=payload.length_bytes, end=end)
+
+    def distrust_caches(self) -> bool:
+        """See `ports.Link`."""
+        used, self._used_cache = self._used_cache, False
+        if used:
+            self._believes_caches = False
+            log.warning("cache.distrusted", urls=" ".join(cache.url for cache in self.caches))
+        return used
 
     def fetch_chunk_list(self, payload: Payload) -> bytes:
         """See `ports.Link`."""
@@ -176,9 +211,9 @@ class ServerLink:
         url = self._target_url(payload.target + CHUNKS_SUFFIX, pin.list_digest)
         return self._source().fetch(url, limit_bytes=pin.list_length_bytes(payload.length_bytes))
 
-    def _target_url(self, target: str, digest: Digest) -> str:
+    def _target_url(self, target: str, digest: Digest, base: str = "") -> str:
         directory, _, name = target.rpartition("/")
-        return f"{self.relation.image_targets_url}{directory}/{digest.hex}.{name}"
+        return f"{base or self.relation.image_targets_url}{directory}/{digest.hex}.{name}"
 
     def send(self, reports: Sequence[Report]) -> Sequence[int]:
         """Sign and deliver reports, oldest first; see `ports.Link`.

@@ -126,6 +126,10 @@ class Link(Protocol):
         """
         ...
 
+    def distrust_caches(self) -> bool:
+        """Ask no cache again before the next start: bytes were not the signed ones. Whether any came from one."""
+        ...
+
     def fetch_chunk_list(self, payload: Payload) -> bytes:
         """Return the payload's chunk list; the caller compares it with the pin."""
         ...

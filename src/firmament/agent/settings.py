@@ -147,7 +147,8 @@ SETTINGS: Final = (
     Setting("payload", "limit_bytes", "integer", "0",
             "Longest payload that is stored before it is applied; 0: what is free.", "bytes"),
     Setting("payload", "base_urls", "list of texts", "[]",
-            "Caches or CDNs to ask for payload bytes before the server, each the base of `<product>/<version>/`."),
+            "Caches or CDNs (http or https) asked for payload bytes before the server, each the base of "
+            "`<product>/<version>/`. What they send is checked like any bytes."),
     Setting("hooks", "directory", "path", "none",
             "Scripts `on_offer`, `on_progress`, `on_restart_in`, `on_done`, `on_failed`, where they exist."),
     Setting("hooks", "timeout_s", "integer", "10", "A hook that runs longer is ended.", "seconds"),

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from firmament.agent.events import Progress
+from firmament.agent.link import Cache
 from firmament.agent.machine import State
 from firmament.agent.parts import PayloadSettings
 from firmament.agent.slots.port import Label
@@ -230,3 +231,61 @@ def test_status_counts_stored_bytes():
     facts = agent.status().to_json()["attempt"]
     assert facts["done_bytes"] == facts["total_bytes"] > 0
     assert facts["payload"].endswith(".sealed")
+
+
+class CacheTransport:
+    """A CDN: the server's payload files under another address, as they are or not."""
+
+    def __init__(self, world, *, change=lambda data: data, stops_after=None):
+        self.world, self.change, self.stops_after, self.asked = world, change, stops_after, []
+
+    def request(self, method, url, *, body=None, headers=None, deadline_s=None):
+        self.asked.append(url)
+        path = url.removeprefix("http://cache/")
+        answer = self.world.ideal.server.request(
+            method, f"https://server.sim/v1/image/targets/{path}", headers=headers, deadline_s=deadline_s
+        )
+        body = self.change(answer.body)
+        if self.stops_after is None:
+            return replace(answer, body=body)
+        chunks = [body[: self.stops_after]]
+
+        def cut():
+            yield from chunks
+            raise TruncatedError("The connection ended early")
+
+        return SimpleNamespace(status=answer.status, headers=answer.headers, chunks=cut, close=answer.close)
+
+
+def with_cache(world, **how):
+    cache = CacheTransport(world, **how)
+
+    def alter(parts):
+        parts.link.caches = (Cache("http://cache/", cache),)
+        return parts
+
+    world.alter = alter
+    return cache
+
+
+@pytest.mark.parametrize("travel", [Travel.WHOLE, Travel.DELTA, Travel.SEALED])
+def test_payload_bytes_come_from_a_cache_where_there_is_one(travel):
+    world = device(travel, geometry=LARGE)
+    cache = with_cache(world)
+    assert confirmed(world)
+    assert len(cache.asked) == len(fetched(world)) == 1
+
+
+@pytest.mark.parametrize("travel", [Travel.WHOLE, Travel.DELTA])
+def test_a_cache_that_sends_other_bytes_is_not_asked_again(travel):
+    world = device(travel, geometry=LARGE)
+    cache = with_cache(world, change=lambda data: data[:-1] + bytes([data[-1] ^ 1]))
+    assert confirmed(world)
+    assert len(cache.asked) == 1
+    assert world.ideal.server.reports[-1].log == (), "nothing was given up but the cache"
+
+
+def test_the_server_goes_on_where_a_cache_stopped():
+    world = device(Travel.WHOLE, geometry=LARGE)
+    with_cache(world, stops_after=900)
+    assert confirmed(world)
