@@ -263,5 +263,6 @@ def _file(data, headers):
     start = headers.get("Range")
     if start is None:
         return Answer(200, data, {"content-length": str(len(data))})
-    offset = int(start.removeprefix("bytes=").removesuffix("-"))
-    return Answer(206, data[offset:], {"content-range": f"bytes {offset}-{len(data) - 1}/{len(data)}"})
+    first, _, last = start.removeprefix("bytes=").partition("-")
+    offset, end = int(first), int(last) + 1 if last else len(data)
+    return Answer(206, data[offset:end], {"content-range": f"bytes {offset}-{end - 1}/{len(data)}"})
