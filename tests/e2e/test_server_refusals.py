@@ -13,9 +13,11 @@ from datetime import timedelta
 import pytest
 from securesystemslib.signer import CryptoSigner
 from support.databases import fresh_database
-from support.server_world import PASSWORD, Client, World, sha256, submission
+from support.server_world import PASSWORD, Client, World, sha256, submission, target_of
 
 from firmament.core.digest import Digest
+from firmament.server.keep import tables
+from firmament.server.tokens import hash_token
 from firmament.trust.device_keys import IdentityKey
 
 
@@ -444,9 +446,16 @@ def test_nobody_gets_in_without_a_password_and_guessing_locks(world):
 
 def test_tokens_are_stored_hashed_and_expire(world):
     token = world.sign_in("admin").token
-    stored = (world.server.directory / "database" / "firmament.db").read_bytes()
-    stored += (world.server.directory / "database" / "firmament.db-wal").read_bytes()
+    with tables.snapshot(target_of(world.server.directory)) as reading:
+        rows = [
+            tables.encode_row(row)
+            for table, columns in tables.table_columns().items()
+            for row in tables.read_rows(reading, table, columns)
+        ]
+    stored = b"".join(rows)
+    assert hash_token(token).hex().encode() in stored
     assert token.encode() not in stored
+    assert token.encode().hex().encode() not in stored
     assert PASSWORD.encode() not in stored
     assert token not in world.server.log.read_text()
     answer = world.admin.ask("POST", "/api/v1/tokens", {"role": "viewer", "expires_in_s": 1})
@@ -488,7 +497,7 @@ def test_every_operator_path_asks_who_is_there(world):
             for method in methods:
                 if path in {"/health", "/api/v1/login"}:
                     continue
-                real = path.replace("{sha256}", "0" * 64).replace("{", "").replace("}", "")
+                real = path.replace("{sha256}", "0" * 64).replace("{number}", "1").replace("{", "").replace("}", "")
                 query = "?device_type=thermo&version=1" if "updates" in path else ""
                 answer = client.ask(method.upper(), real + query, b"{}")
                 assert answer.status == 401, (method, path, answer.status)

@@ -82,6 +82,7 @@ class Cluster:
             env={"PATH": os.environ["PATH"], "TZ": "UTC"},
             **self.as_user,
         )
+        password_file.chmod(0o600)
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         settings = {

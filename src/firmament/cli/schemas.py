@@ -113,6 +113,10 @@ SCHEMAS: Final[dict[str, str]] = {
     "server-doctor":       "ok findings",
     "server-init":         "directory ca online_public names addresses port",
     "server-trust":        "trusted",
+    "server-migrate":      "database schema",
+    "server-backup":       "file rows files length_bytes",
+    "server-restore":      "directory rows files",
+    "server-move":         "database rows tables",
     # devices
     "agent-doctor":        "ok findings",
     "consent":             "state release_id class consent offer blocked",

@@ -11,6 +11,7 @@ import click
 
 from firmament import log
 from firmament.cli.common import EXIT_FAILED, Output, output, output_options
+from firmament.cli.program import LazyCommand, LazyGroup
 from firmament.core.clock import SystemClock
 from firmament.core.finding import Verdict
 from firmament.durable import read_file
@@ -67,7 +68,16 @@ def who() -> str:
         return str(os.getuid())
 
 
-@click.group(name="server")
+KEEP: Final = "firmament.cli.server_keep"
+COMMANDS: Final = {
+    "backup": LazyCommand(f"{KEEP}:backup", "Write a server into one encrypted file; it may run."),
+    "restore": LazyCommand(f"{KEEP}:restore", "Put a backup back into a new directory."),
+    "migrate": LazyCommand(f"{KEEP}:migrate", "Bring the database to this release's schema."),
+    "move": LazyCommand(f"{KEEP}:move", "Move the rows to another database, each compared."),
+}
+
+
+@click.group(name="server", cls=LazyGroup, lazy=COMMANDS)
 def group() -> None:
     """Set up, run and check a firmware server."""
 

@@ -1,0 +1,104 @@
+"""``firmament server migrate|backup|restore|move``: keep a server's data."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from pathlib import Path
+
+import click
+
+from firmament.cli.common import output, output_options, passphrase_option, read_passphrase
+from firmament.cli.server import directory_option, settings_of
+from firmament.durable import PUBLIC_MODE, replace_durably
+from firmament.errors import ConflictError
+from firmament.server.database.migrate import HEAD
+from firmament.server.database.migrate import migrate as bring_to_head
+from firmament.server.database.target import database_target
+from firmament.server.lock import locked
+from firmament.server.payloads.store import ServerDisk
+
+
+@click.command()
+@directory_option
+@output_options
+def migrate(directory: Path) -> None:
+    """Bring the database to this release's schema; `server run` does the same at its start."""
+    layout, settings = settings_of(directory)
+    target = database_target(layout, settings)
+    bring_to_head(target)
+    output().document(
+        "server-migrate", {"database": str(target), "schema": HEAD}, lines=[f"{target} is at schema {HEAD}."]
+    )
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@directory_option
+@passphrase_option
+@output_options
+def backup(file: Path, directory: Path, passphrase_file: Path | None) -> None:
+    """Write database, keys, repository and payloads into one encrypted FILE; the server may run."""
+    from firmament.server.keep.backup import back_up
+
+    layout, settings = settings_of(directory)
+    passphrase = read_passphrase(passphrase_file, prompt="Passphrase for the backup", confirm=True)
+    counts = back_up(layout, settings, file.absolute(), passphrase)
+    output().document(
+        "server-backup",
+        {"file": str(file), **counts},
+        lines=[f"{counts['rows']} rows and {counts['files']} files are in {file} ({counts['length_bytes']} bytes)."],
+    )
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@passphrase_option
+@output_options
+def restore(file: Path, directory: Path, passphrase_file: Path | None) -> None:
+    """Put a backup back into a new DIRECTORY. FIRMAMENT_SERVER_DATABASE may name another empty database."""
+    from firmament.server.keep.backup import restore as put_back
+
+    passphrase = read_passphrase(passphrase_file, prompt="Passphrase of the backup")
+    counts = put_back(file, directory.absolute(), passphrase, os.environ)
+    out = output()
+    out.document(
+        "server-restore",
+        {"directory": str(directory), **counts},
+        lines=[f"{counts['rows']} rows and {counts['files']} files are back in {directory}."],
+    )
+    out.next_command(f"firmament server doctor --directory {directory}")
+
+
+@click.command()
+@click.argument("database")
+@click.option("--password-file", type=click.Path(path_type=Path, exists=True), help="File with its password.")
+@directory_option
+@output_options
+def move(database: str, password_file: Path | None, directory: Path) -> None:
+    """Copy every row to an empty DATABASE (postgresql://...), compare, and use it; stop the server first."""
+    from firmament.server.keep.tables import copy
+
+    layout, settings = settings_of(directory)
+    wanted = {"database": database}
+    if password_file is not None:
+        wanted["database_password_file"] = str(password_file.absolute())
+    source = database_target(layout, settings)
+    destination = database_target(layout, dataclasses.replace(settings, **wanted))  # type: ignore[arg-type]  # names of fields
+    if source == destination:
+        raise ConflictError("This is the database that the server uses already", database=database)
+    with locked(layout):
+        counts = copy(source, destination)
+        text = layout.settings.read_text()
+        for name, value in wanted.items():
+            text = re.sub(rf"(?m)^{name}\s*=.*\n", "", text)
+            text = text.replace("[server]\n", f'[server]\n{name} = "{value}"\n', 1)
+        replace_durably(ServerDisk(), layout.settings, text.encode(), mode=PUBLIC_MODE)
+    rows = sum(counts.values())
+    output().document(
+        "server-move",
+        {"database": database, "rows": rows, "tables": counts},
+        lines=[f"{rows} rows are in {database}, each compared; the server uses it from its next start."],
+    )

@@ -1,0 +1,1 @@
+"""Keeping a server: copies of its database, encrypted backups, moves between engines."""
