@@ -23,16 +23,17 @@ class OutsideApi(OperatorPart):
 
     def add_routes(self) -> None:
         """See the base."""
-        settings = self._parts.settings
-        self._provider = outside.Provider(settings) if settings.oidc_issuer else None
+        self._provider: Provider | None = None
         self.router.get("/api/v1/outside/start", status_code=303, summary="Go to the identity provider")(self.start)
         self.router.get(outside.CALLBACK, status_code=303, summary="Come back from the identity provider")(self.finish)
 
     def _required(self, request: Request) -> Provider:
         parts = self._parts
         parts.login_limit.require(address_of(request), parts.clock.monotonic_s(), what="sign-in attempts")
-        if self._provider is None:
+        if not parts.settings.oidc_issuer:
             raise NotFoundError("This server knows no identity provider")
+        if self._provider is None:
+            self._provider = outside.Provider(parts.settings)
         return self._provider
 
     async def start(self, request: Request) -> Response:
