@@ -81,6 +81,7 @@
   x AccessError                  access               allowed, but one more proof or person is missing
     + SecondFactorError          access/second-factor
     + SecondPersonError          access/second-person
+    + OutsideSignInError         access/outside-sign-in
 
 `code` is a published name: it may be added, never renamed or reused. `exit_code` is what the
 commands return (table in docs/reference/errors.md). Wrong call order is a RuntimeError.
@@ -678,6 +679,13 @@ class SecondPersonError(AccessError):
     code = "access/second-person"
     exit_code = 112
     hint = "Ask a colleague whose role allows it; nobody approves their own work."
+
+
+class OutsideSignInError(AccessError):
+    code = "access/outside-sign-in"
+    exit_code = 113
+    http_status = 401
+    hint = "Sign in again from the start; if it stays, compare the provider's settings with the server's."
 
 
 def error_classes() -> tuple[type[FirmamentError], ...]:

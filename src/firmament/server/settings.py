@@ -81,6 +81,14 @@ class ServerSettings:
     second_factor_roles: tuple[str, ...] = _setting(
         (), "Roles that must sign in with a second factor (viewer, operator, releaser, approver, admin)."
     )
+    oidc_issuer: str = _setting("", "Identity provider (OpenID Connect) for signing in to the console; empty: none.")
+    oidc_client_id: str = _setting("", "What the provider calls this server.")
+    oidc_client_secret_file: str = _setting("", "File with the client's secret; empty: a public client with PKCE.")
+    oidc_ca: str = _setting("", "PEM file of the CA that certifies the provider; empty: the system's.")
+    oidc_public_url: str = _setting("https://localhost:4443", "Address of this server, as browsers see it.")
+    oidc_scope: str = _setting("openid profile email", "What is asked of the provider.")
+    oidc_claim: str = _setting("groups", "Claim of the identity token that says who may do what.")
+    oidc_roles: tuple[str, ...] = _setting((), "`claim value=role`; whoever has none of them is not let in.")
     header_deadline_s: float = _setting(15.0, "A request's headers must be complete within this time.", minimum=0.1)
     body_deadline_s: float = _setting(30.0, "A small request body must be complete within this time.", minimum=0.1)
 

@@ -17,6 +17,7 @@ from firmament.server.http.operator_base import DAY_S, INTEGER, TEXT, OperatorPa
 from firmament.server.inventory import places, search
 from firmament.server.inventory import service as inventory
 from firmament.server.inventory import store as inventory_store
+from firmament.server.scope import Action
 
 if TYPE_CHECKING:
     from firmament.server.attempts.model import AttemptRecord
@@ -152,6 +153,7 @@ class FleetApi(OperatorPart):
     async def enrol_by_request(self, request: Request) -> dict[str, Any]:
         """Certify a device that an operator vouches for."""
         scope = await self._scope(request)
+        scope.require(Action.ENROL)
         fields = await self._fields(request)
         applicant = inventory.applicant(
             product=fields.text("product", pattern=PRODUCT),

@@ -15,6 +15,7 @@ from firmament.server.http.inventory_api import InventoryApi
 from firmament.server.http.me_api import MeApi
 from firmament.server.http.metrics_api import MetricsApi
 from firmament.server.http.out_api import OutApi
+from firmament.server.http.outside_api import OutsideApi
 from firmament.server.http.people_api import PeopleApi
 from firmament.server.http.questions_api import QuestionsApi
 from firmament.server.http.rollout_api import RolloutApi
@@ -43,5 +44,6 @@ class OperatorApi:
             OutApi,
             MetricsApi,
             ConsentApi,
+            OutsideApi,
         ):
             self.router.include_router(kind(parts).router)

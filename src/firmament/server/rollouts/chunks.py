@@ -101,7 +101,7 @@ def release_some(connection: Connection, rollout: RolloutRecord) -> bool:
     """
     last = connection.execute(
         "SELECT MAX(device_id) AS last FROM (SELECT device_id FROM rollout_target WHERE rollout_id = ? "
-        "AND device_id > ? ORDER BY device_id LIMIT ?) AS some",
+        "AND device_id > ? ORDER BY device_id LIMIT ?) AS part",
         (rollout.row_id, rollout.fill_cursor, CHUNK),
     ).fetchone()["last"]
     if last is None:

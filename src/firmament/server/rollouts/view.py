@@ -187,7 +187,7 @@ def _excluded(connection: Connection, rollout: RolloutRecord) -> list[dict[str, 
 
 def _sources(connection: Connection, rollout: RolloutRecord) -> list[str]:
     rows = connection.execute(
-        "SELECT source FROM (SELECT source FROM rollout_target WHERE rollout_id = ? LIMIT 10000) AS some "
+        "SELECT source FROM (SELECT source FROM rollout_target WHERE rollout_id = ? LIMIT 10000) AS part "
         "GROUP BY source ORDER BY COUNT(*) DESC LIMIT ?",
         (rollout.row_id, MAX_SOURCES),
     )

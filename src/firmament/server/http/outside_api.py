@@ -1,0 +1,76 @@
+"""Operator API: signing in through an identity provider; for browsers, which it sends there and takes back."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from typing import TYPE_CHECKING
+
+from fastapi import Request, Response
+
+from firmament.errors import NotFoundError, OutsideSignInError
+from firmament.server.http.operator_base import OperatorPart, address_of, client_of
+from firmament.server.people import outside, sessions
+
+if TYPE_CHECKING:
+    from firmament.server.people.outside import Provider
+
+HOME = "/"
+
+
+class OutsideApi(OperatorPart):
+    """Two steps: there and back."""
+
+    def add_routes(self) -> None:
+        """See the base."""
+        self._provider: Provider | None = None
+        self.router.get("/api/v1/outside/start", status_code=303, summary="Go to the identity provider")(self.start)
+        self.router.get(outside.CALLBACK, status_code=303, summary="Come back from the identity provider")(self.finish)
+
+    def _required(self, request: Request) -> Provider:
+        parts = self._parts
+        parts.login_limit.require(address_of(request), parts.clock.monotonic_s(), what="sign-in attempts")
+        if not parts.settings.oidc_issuer:
+            raise NotFoundError("This server knows no identity provider")
+        if self._provider is None:
+            self._provider = outside.Provider(parts.settings)
+        return self._provider
+
+    async def start(self, request: Request) -> Response:
+        """Send the browser to the provider."""
+        provider = self._required(request)
+        state, nonce, verifier = await self._change(outside.begin, self._parts.vault, self._parts.clock.now())
+        location = await asyncio.to_thread(provider.authorize, state=state, nonce=nonce, verifier=verifier)
+        cookie = (
+            f"{outside.COOKIE}={state}; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age={outside.SIGN_IN_LIFETIME_S}"
+        )
+        return _go(location, cookie)
+
+    async def finish(self, request: Request) -> Response:
+        """Verify what the provider says; open a session and go on in the console."""
+        provider = self._required(request)
+        asked, now = request.query_params, self._parts.clock.now()
+        state = asked.get("state", "")
+        if not state or not hmac.compare_digest(state.encode(), request.cookies.get(outside.COOKIE, "").encode()):
+            raise OutsideSignInError("The answer belongs to no sign-in of this browser")
+        remembered = await self._change(outside.take_back, self._parts.vault, state, now)
+        if remembered is None:
+            raise OutsideSignInError("The sign-in was used up or took too long")
+        if "code" not in asked:
+            raise OutsideSignInError("The provider did not agree", reason=asked.get("error", "")[:80])
+        nonce, verifier = remembered
+        identity = await asyncio.to_thread(
+            provider.identify, code=asked["code"], verifier=verifier, nonce=nonce, now=now
+        )
+        opened = await self._change(
+            outside.admit, identity, address=address_of(request), client=client_of(request), now=now
+        )
+        gone = f"{outside.COOKIE}=; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=0"
+        return _go(HOME, gone, sessions.cookie(opened.secret))
+
+
+def _go(location: str, *cookies: str) -> Response:
+    response = Response(status_code=303, headers={"location": location, "cache-control": "no-store"})
+    for cookie in cookies:
+        response.headers.append("set-cookie", cookie)
+    return response
