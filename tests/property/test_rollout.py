@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, event, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from support.rollout_world import ADMIN, RolloutWorld
 
 from firmament.errors import ConflictError
@@ -125,6 +125,32 @@ class Rollouts(RuleBasedStateMachine):
                 self.world.tell(device, "failed", code="transfer/unreachable")
             device.attempt_id = None
 
+    @rule(
+        first=numbers,
+        ends=st.lists(
+            st.sampled_from(["good", "good", "good", "good", "sick", "broken", "away"]), min_size=3, max_size=12
+        ),
+    )
+    def live(self, first, ends):
+        """Some devices poll and, if they may, go through all of it."""
+        for offset, how in enumerate(ends):
+            index = (first + offset) % len(self.world.devices)
+            device = self.world.devices[index]
+            if index in self.busy or self.world.poll(device) is None or device.takes_back:
+                continue
+            self.world.tell(device, "fetching")
+            if how == "away":
+                self.busy.add(index)
+                continue
+            if how == "good":
+                self.world.install(device)
+            elif how == "sick":
+                self.world.break_down(device)
+            else:
+                self.world.tell(device, "failed", code="transfer/unreachable")
+            device.attempt_id = None
+        self.world.tick(61)
+
     @rule(number=numbers, works=st.booleans())
     def go_back(self, number, works):
         index = self.pick(number, lambda _, device: device.attempt_id is not None and device.takes_back)
@@ -145,10 +171,10 @@ class Rollouts(RuleBasedStateMachine):
     def act(self, action):
         self.act_or_not(action)
 
-    @precondition(lambda self: self.shown()["counts"].get("updated", 0) > 2)
     @rule(action=st.sampled_from(["abort", "revert", "revert"]))
     def give_up(self, action):
-        self.act_or_not(action)
+        if self.shown()["counts"].get("updated", 0) > 2:
+            self.act_or_not(action)
 
     def act_or_not(self, action):
         try:
@@ -157,10 +183,10 @@ class Rollouts(RuleBasedStateMachine):
             return
         self.world.tick()
 
-    @precondition(lambda self: len(self.world.devices) < DEVICES + 3)
     @rule()
     def join(self):
-        self.world.add_device(site="site-0")
+        if len(self.world.devices) < DEVICES + 3:
+            self.world.add_device(site="site-0")
 
     # --- what always holds -----------------------------------------------------------------
 
@@ -257,7 +283,7 @@ def reachable(status):
 
 TestRollouts = Rollouts.TestCase
 TestRollouts.settings = settings(
-    max_examples=30,
+    max_examples=20,
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=list(HealthCheck),

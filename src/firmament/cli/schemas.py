@@ -107,6 +107,7 @@ SCHEMAS: Final[dict[str, str]] = {
     "vulnerabilities-stated": "vulnerabilities findings",
     "vulnerability":       "name releases devices fixed_in time_to_patch",
     "vulnerability-dropped": "name",
+    "rollout-forecast":    "release devices played_with as_assumed bad_build",
     "server-doctor":       "ok findings",
     "server-init":         "directory ca online_public names addresses port",
     "server-trust":        "trusted",
@@ -121,6 +122,7 @@ SCHEMAS: Final[dict[str, str]] = {
     "status":              "v state",
     # trying out
     "demo":                "ok",
+    "sim-fleet":           "devices state duration_s counts touched sentence evidence",
     "demo-stop":           "ended",
 }
 # fmt: on

@@ -70,6 +70,8 @@ class InsideServer:
         self._keys = DirectorKeys(*(CryptoSigner.generate_ed25519() for _ in range(3)))
         self._versions = now_s
         self.rollout_id = ""
+        self.changes = 0
+        """How often a device changed something; the loops need not run while nothing does."""
 
     def close(self) -> None:
         """Let go of the file."""
@@ -186,8 +188,10 @@ class InsideServer:
                 connection, OPERATOR, name="simulated", release=RELEASE, selector="", policy=policy, now=self._now
             ),
         )
-        self.rollout_id = made.rollout_id
-        return made.rollout_id
+        # Its id decides who goes first: from the seed, so that a play can be repeated.
+        self.rollout_id = str(uuid.uuid5(uuid.NAMESPACE_OID, f"rollout {self._scenario.seed}"))
+        self._db.execute("UPDATE rollout SET uid = ? WHERE id = ?", (self.rollout_id, made.row_id))
+        return self.rollout_id
 
     # --- the loops and the operator's view -------------------------------------------------
 
@@ -243,6 +247,7 @@ class InsideServer:
         reply = device_link.replies(effects)
         changes = [effect for effect in effects if effect is not reply]
         if changes:
+            self.changes += 1
             scope = of_device(stored.tenant_id, stored.device_id)
             transact(self._db, lambda connection: attempts.carry_out(connection, scope, stored, changes, self._now))
         if reply.assignment is None:
@@ -267,6 +272,7 @@ class InsideServer:
         key = self._db.execute("SELECT identity_key FROM device WHERE id = ?", (stored.row_id,)).fetchone()
         report, payload = open_report(envelope, identity_key=bytes(key["identity_key"]), keyid=stored.identity_keyid)
         found = self._db.execute(ATTEMPT_QUERY, (report.attempt_id,)).fetchone()
+        self.changes += 1
         session = Session(stored, self._attempt(found))
         device_link.check_report(session, report, owner_row_id=found["device_id"])
         transact(

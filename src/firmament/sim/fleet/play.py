@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 BEGINNING_S: Final = 1_795_000_000
 """A day in November 2026; nothing depends on it but what windows see."""
 TICK_S: Final = 30
-"""How often the loops run on the virtual clock; a server does it every five seconds."""
+"""How often the loops run on the virtual clock while something happens; a server does it every five seconds."""
+QUIET_TICK_S: Final = 300
+"""And while nothing does."""
 MAX_DAYS: Final = 60
 ENDS: Final = frozenset({"finished", "reverted", "aborted", "denied"})
 REST: Final = frozenset({*ENDS, "halted", "paused"})
@@ -102,6 +104,7 @@ class Fleet:
         ]
         heapq.heapify(self._queue)
         self._tick_s = float(BEGINNING_S)
+        self._changes = 0
         self._halt: tuple[int, dict[str, Any]] | None = None
         self.server.create(policy)
 
@@ -124,10 +127,12 @@ class Fleet:
             if again_s is not None:
                 heapq.heappush(self._queue, (max(again_s, at_s + 1), number, device))
         self.server.now_s = math.floor(until)
+        is_quiet = self.server.changes == self._changes
+        self._changes = self.server.changes
         self.server.tick()
         if self._halt is None and self.server.state() in {"halted", "reverting"}:
             self._halt = (self.elapsed_s, self.server.show())
-        self._tick_s += TICK_S
+        self._tick_s += QUIET_TICK_S if is_quiet else TICK_S
         return until
 
     def steps(self, *, days: float = MAX_DAYS) -> Iterator[float]:
