@@ -11,15 +11,16 @@ import tempfile
 import time
 from pathlib import Path
 
-from firmament.server.rollouts.model import GatePolicy, OnStop, Policy
+from firmament.server.rollouts.model import GatePolicy, OnStop, Policy, WaveSpec
 from firmament.sim.fleet.evidence import export_and_verify
 from firmament.sim.fleet.model import Build, Crowd, Scenario, Weather
 from firmament.sim.fleet.play import Fleet, duration, forecast
 
-BAND = 2.0
-"""Factor: a small first wave ends by chance, sooner or later; its size does not."""
-POLICY = Policy(gate=GatePolicy(limit_ratio=0.02, min_finished=50), on_stop=OnStop.REVERT, hold_s=3600)
-BUILD = Build(failure_ratio=0.05, silent_ratio=0.005)
+BAND = 1.5
+"""Factor, either way, between what was forecast and what happened."""
+WAVES = (WaveSpec("canary", count=500), WaveSpec("10 %", percent=10.0), WaveSpec("everyone", percent=100.0))
+POLICY = Policy(waves=WAVES, gate=GatePolicy(limit_ratio=0.02, min_finished=50), on_stop=OnStop.REVERT, hold_s=3600)
+BUILD = Build(failure_ratio=0.1, silent_ratio=0.01)
 WEATHER = Weather(lost_ratio=0.02)
 
 
