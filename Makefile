@@ -4,7 +4,11 @@ SHELL := /bin/bash
 BIN := .venv/bin
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
+<<<<<<< HEAD
 .PHONY: help setup packages demo test check fix sweep attacks fuzz bench bench-delta docs pictures lock
+=======
+.PHONY: help setup packages demo test check fix sweep attacks fleet fuzz bench bench-delta docs lock
+>>>>>>> fleet
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -36,6 +40,9 @@ sweep: setup ## Cut the power at every storage operation of a whole update.
 
 attacks: setup packages ## Play every attack story against real processes over HTTPS.
 	@$(BIN)/python tests/attack/run.py
+
+fleet: setup ## A hundred thousand virtual devices meet a bad build: it stops, goes back, leaves evidence.
+	@$(BIN)/python scripts/fleet.py
 
 fuzz: setup ## Fuzz the decoders for a bounded time (FUZZ_S seconds, default 60).
 	@$(BIN)/python scripts/fuzz.py

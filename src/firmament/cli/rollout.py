@@ -26,6 +26,7 @@ from firmament.cli.rollout_view import (
     rollout_lines,
 )
 from firmament.cli.selection import confirm_count, require_count, with_server
+from firmament.cli.sim_fleet import SCENARIO, forecast_lines, scenario_options
 from firmament.errors import ConflictError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def _policy_options(function: F) -> F:
         click.option("-q", "--query", "selector", default="", help="Which devices, e.g. 'group=eu and hardware=C'."),
         click.option("--waves", default="", metavar="LIST", help="E.g. 50,1%,10%,50%,all; else a ramp is proposed."),
         click.option("--hold", default="", metavar="TIME", help="Wait so long after each wave, e.g. 2h."),
-        click.option("--wait-for", type=click.Choice(["installed", "health"]), help="What a wave waits for."),
+        click.option("--wait-for", type=click.Choice(["installed", "healthy"]), help="What a wave waits for."),
         click.option("--by-hand", is_flag=True, help="A person opens each wave."),
         click.option("--limit", default="", metavar="PERCENT", help="Halt above this failure rate, e.g. 2%."),
         click.option("--min-finished", type=int, help="Devices that must have finished before the rate counts."),
@@ -64,6 +65,33 @@ def _policy_options(function: F) -> F:
     ):  # fmt: skip
         function = option(function)
     return function
+
+
+@group.command()
+@click.argument("release")
+@click.option(
+    "--bad-build",
+    type=click.FloatRange(0, 100),
+    default=30.0,
+    show_default=True,
+    help="Percent that a bad build fails.",
+)
+@scenario_options
+@_policy_options
+@with_server
+def forecast(server: Callable[[], OperatorApi], release: str, **options: Any) -> None:
+    """Say how long a rollout of RELEASE would take, and where it would stop if the build is bad.
+
+    The server counts the devices; the rollout is then played here, by the server's own engine with
+    virtual devices on a virtual clock. It is as good as what is assumed about them.
+    """
+    assumed = {name: options.pop(name) for name in SCENARIO}
+    body = _policy(**options)
+    with server() as client:
+        found = client.call("POST", f"{BASE}/plan", {"release": release, **body})
+    body.pop("selector")
+    value, lines = forecast_lines(found["count"], body, assumed)
+    output().document("rollout-forecast", {"release": release, **value}, lines=lines)
 
 
 @group.command()

@@ -110,6 +110,7 @@ SCHEMAS: Final[dict[str, str]] = {
     "vulnerabilities-stated": "vulnerabilities findings",
     "vulnerability":       "name releases devices fixed_in time_to_patch",
     "vulnerability-dropped": "name",
+    "rollout-forecast":    "release devices played_with as_assumed bad_build",
     "server-doctor":       "ok findings",
     "server-init":         "directory ca online_public names addresses port",
     "server-trust":        "trusted",
@@ -128,7 +129,11 @@ SCHEMAS: Final[dict[str, str]] = {
     "status":              "v state",
     # trying out
     "demo":                "ok",
+<<<<<<< HEAD
     "demo-console":        "",
+=======
+    "sim-fleet":           "devices state duration_s counts touched sentence evidence",
+>>>>>>> fleet
     "demo-stop":           "ended",
 }
 # fmt: on

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from firmament.cli.common import output_options
+from firmament.cli.sim_fleet import fleet
 
 
 @click.group()
@@ -38,3 +39,6 @@ def device(config: Path) -> int:
     machine = Machine([agent_command(), "--config", str(config), "run"], SystemClock())
     on_signals(machine.switch_off)
     return machine.run()
+
+
+group.add_command(fleet)

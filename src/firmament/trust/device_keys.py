@@ -61,6 +61,11 @@ class IdentityKey:
     def _public_der(self) -> bytes:
         return _der(self._key.public_key())
 
+    @property
+    def public_der(self) -> bytes:
+        """The public key as SubjectPublicKeyInfo, DER: what a server keeps."""
+        return self._public_der
+
     def sign(self, data: bytes) -> bytes:
         """Return an ECDSA-SHA256 signature, DER."""
         return self._key.sign(data, ec.ECDSA(hashes.SHA256()))

@@ -1,0 +1,66 @@
+"""`make fleet`: a hundred thousand virtual devices meet a bad build; forecast first, then play, then compare.
+
+The forecast plays five thousand devices of another seed. Both must stop by themselves and bring
+the updated back; the number of devices touched and the time of the stop must agree within `BAND`.
+"""
+
+import argparse
+import logging
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from firmament.server.rollouts.model import GatePolicy, OnStop, Policy, WaveSpec
+from firmament.sim.fleet.evidence import export_and_verify
+from firmament.sim.fleet.model import Build, Crowd, Scenario, Weather
+from firmament.sim.fleet.play import Fleet, duration, forecast
+
+BAND = 1.5
+"""Factor, either way, between what was forecast and what happened."""
+WAVES = (WaveSpec("canary", count=500), WaveSpec("10 %", percent=10.0), WaveSpec("everyone", percent=100.0))
+POLICY = Policy(waves=WAVES, gate=GatePolicy(limit_ratio=0.02, min_finished=50), on_stop=OnStop.REVERT, hold_s=3600)
+BUILD = Build(failure_ratio=0.1, silent_ratio=0.01)
+WEATHER = Weather(lost_ratio=0.02)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--devices", type=int, default=100_000)
+    options = parser.parse_args()
+    logging.getLogger("firmament").setLevel(logging.CRITICAL)
+    began = time.monotonic()
+    said = forecast(Scenario(Crowd(devices=min(5000, options.devices)), WEATHER, BUILD, seed=2), POLICY)
+    print(f"forecast: {said.sentence}", flush=True)
+    with tempfile.TemporaryDirectory() as directory:
+        fleet = Fleet(Path(directory), Scenario(Crowd(devices=options.devices), WEATHER, BUILD, seed=1), POLICY)
+        for _ in fleet.steps():
+            pass
+        happened = fleet.result()
+        evidence = export_and_verify(fleet.server, Path(directory) / "evidence.jsonl")
+        fleet.close()
+    print(f"played:   {happened.sentence}")
+    print(f"evidence: {evidence.last} events, {'verified' if evidence.broken is None else evidence.broken}")
+    problems = []
+    if happened.state != "reverted" or said.state != "reverted":
+        problems.append(f"did not end as reverted: {said.state}, {happened.state}")
+    elif not within(said.touched, happened.touched):
+        problems.append(f"touched {happened.touched}, forecast {said.touched}")
+    elif not within(said.halted_after_s, happened.halted_after_s):
+        problems.append(f"stopped after {duration(happened.halted_after_s)}, forecast {duration(said.halted_after_s)}")
+    if evidence.broken is not None:
+        problems.append("the evidence is broken")
+    print(
+        f"devices: {options.devices}, problems: {len(problems)}, {time.monotonic() - began:.0f} s",
+        *problems,
+        sep="\n  ",
+    )
+    return 1 if problems else 0
+
+
+def within(one: float, other: float) -> bool:
+    return max(one, other) <= BAND * max(1, min(one, other))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
