@@ -32,6 +32,8 @@ from firmament.errors import (
 )
 from firmament.payload.readers import Reader, read_all
 from firmament.payload.refdelta.applier import Applier
+from firmament.payload.refdelta.container import ViewApplier
+from firmament.payload.refdelta.repack import deflate_is_classic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -70,6 +72,8 @@ class Method:
     """Upper bound on what applying adds to the device's memory."""
     library: str | None = None
     """Package that the device needs beside this one."""
+    works: Callable[[], bool] = lambda: True
+    """Whether what is there does as the method needs."""
 
     @property
     def key(self) -> str:
@@ -78,7 +82,7 @@ class Method:
 
     def is_available(self) -> bool:
         """Whether this machine has what the method needs."""
-        return self.library is None or importlib.util.find_spec(self.library) is not None
+        return (self.library is None or importlib.util.find_spec(self.library) is not None) and self.works()
 
     def apply(self, job: Job, *, start: int = 0) -> Iterator[tuple[int, bytes]]:
         """Yield (offset, bytes) of the image in order, from `start` to its end and not a byte more.
@@ -200,6 +204,25 @@ def _resume_refdelta(job: Job, start: int) -> Iterator[tuple[int, bytes]]:
     yield from applier.pieces(start=start)
 
 
+def _encode_refdelta_2(old: bytes, new: bytes) -> bytes:
+    _need("numpy", "hdiffpatch")
+    from firmament.payload.refdelta.outer import encode
+
+    return encode(old, new)
+
+
+def _resume_refdelta_2(job: Job, start: int) -> Iterator[tuple[int, bytes]]:
+    assert job.precursor is not None
+    applier = ViewApplier(
+        job.payload,
+        job.payload_length_bytes,
+        job.precursor,
+        precursor_length_bytes=job.precursor_length_bytes,
+        image_length_bytes=job.image_length_bytes,
+    )
+    yield from applier.pieces(start=start)
+
+
 # --- libraries -------------------------------------------------------------------------------
 
 
@@ -301,6 +324,10 @@ def _everything(job: Job) -> int:
 
 
 _ROWS: Final = (
+    Method(
+        "refdelta", 2, True, _encode_refdelta_2, None, _resume_refdelta_2, lambda _: 48 * MIB,  # noqa: FBT003
+        works=deflate_is_classic,
+    ),  # fmt: skip
     Method("refdelta", 1, True, _encode_refdelta, None, _resume_refdelta, lambda _: 32 * MIB),  # noqa: FBT003 - a table
     Method("hdiff", 1, True, _encode_hdiff, _open_hdiff, None, _everything, "hdiffpatch"),  # noqa: FBT003
     Method("detools", 1, True, _encode_detools, _open_detools, None, _everything, "detools"),  # noqa: FBT003
