@@ -132,6 +132,8 @@ def _work(
         old = precursor.read_bytes() if precursor is not None else b""
         new = image.read_bytes()
         begun = _cpu_s()
+        if not method.pays(old, new):
+            raise ValueError("there is nothing in these images that this method is for")  # noqa: TRY301 - a result
         made = method.encode(old, new)
         encoded = _cpu_s()
         payload.write_bytes(made)

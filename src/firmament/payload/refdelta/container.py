@@ -20,7 +20,7 @@ from firmament.errors import MalformedPayloadError, PrecursorMismatchError
 from firmament.payload.readers import BytesReader, read_all
 from firmament.payload.refdelta import btf, wire
 from firmament.payload.refdelta.applier import Applier
-from firmament.payload.refdelta.repack import Parameters, Recipe, pack
+from firmament.payload.refdelta.repack import EDITED, GIVEN, Parameters, Recipe, pack
 from firmament.payload.refdelta.views import Contents, Views, aligned, step_bytes
 
 if TYPE_CHECKING:
@@ -226,8 +226,6 @@ def _packed(values: array[int], image_length: int) -> list[Packed]:
 
 def _skip(stream: Packed, recipe: Recipe) -> None:
     """Read past a stream's part of the recipe."""
-    from firmament.payload.refdelta.repack import EDITED, GIVEN
-
     for _ in range(stream.blocks):
         recipe.numbers()
         kind = recipe.numbers() & 3

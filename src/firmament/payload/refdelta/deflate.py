@@ -133,7 +133,9 @@ def read_lengths(bits: Bits) -> tuple[Sequence[int], Sequence[int]]:
     return lengths[:literals], lengths[literals:]
 
 
-def read_tokens(bits: Bits, literal_lengths: Sequence[int], distance_lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
+def read_tokens(
+    bits: Bits, literal_lengths: Sequence[int], distance_lengths: Sequence[int]
+) -> Iterator[tuple[int, int]]:
     """Yield a block's tokens; afterwards `bits` stands behind its end."""
     literals, distances = _decoding(literal_lengths, 15), _decoding(distance_lengths, 15)
     data = bits.data

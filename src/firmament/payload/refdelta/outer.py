@@ -1,6 +1,6 @@
 """Make a refdelta payload of version 2: over images whose compressed parts are unpacked (author's bench).
 
-Whether there is anything to unpack or to reorder is found by looking; if not, version 1 is all there is.
+`pays` tells quickly whether there is anything to unpack or to reorder; if not, version 1 is all there is.
 """
 
 from __future__ import annotations
@@ -17,15 +17,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+def pays(old: bytes, new: bytes) -> bool:
+    """Whether version 2 may do what version 1 cannot."""
+    return next(streams(new), None) is not None or bool(types.tables(old, 1) and types.tables(new, 1))
+
+
 def encode(old: bytes, new: bytes, *, progress: Callable[[str], None] = lambda _: None) -> bytes:
-    """Return the payload; raises ValueError if version 1 would do as well."""
+    """Return the payload."""
     progress("unpacking")
     before, sources = _unpacked_old(old)
     after, packed, recipes = _unpacked_new(new)
     before, tables, orders, added = _reordered(before, after)
-    if not packed and not tables:
-        raise ValueError("nothing in the images is compressed in a way that can be made again, and no table of types")
-    inner = encode_inner(bytes(before), bytes(after), progress=progress)
+    length = len(after)
+    inner = encode_inner(before, after, progress=progress)
     parts = [
         wire.varints(packed),
         wire.varints(value for one in recipes for value in one.numbers),
@@ -36,7 +40,7 @@ def encode(old: bytes, new: bytes, *, progress: Callable[[str], None] = lambda _
         *(wire.signed_varints(column) for column in orders),
         added,
     ]
-    head = wire.MAGIC + bytes((FORMAT_VERSION,)) + wire.varints((len(old), len(new), len(after)))
+    head = wire.MAGIC + bytes((FORMAT_VERSION,)) + wire.varints((len(old), len(new), length))
     return head + wire.write_group(parts, most_log2=20) + inner
 
 
@@ -44,19 +48,22 @@ def _columns(rows: list[tuple[int, ...]]) -> list[int]:
     return [value for column in zip(*rows, strict=True) for value in column]
 
 
-def _unpacked_old(old: bytes) -> tuple[bytearray, list[int]]:
-    out, rows, end = bytearray(old), [], 0
+def _unpacked_old(old: bytes) -> tuple[bytes, list[int]]:
+    out, end = bytearray(old), 0
+    rows: list[tuple[int, ...]] = []
     for found in streams(old):
         if len(rows) == MAX_STREAMS:
             break
         out += bytes(aligned(len(out)) - len(out)) + found.contents
         rows.append((found.offset - end, found.packed_bytes, len(found.contents)))
         end = found.offset + found.packed_bytes
-    return out, _columns(rows)
+    return bytes(out) if rows else old, _columns(rows)
 
 
-def _unpacked_new(new: bytes) -> tuple[bytearray, list[int], list[Recipe]]:
-    out, rows, recipes, end = bytearray(), [], [], 0
+def _unpacked_new(new: bytes) -> tuple[bytes, list[int], list[Recipe]]:
+    out, end = bytearray(), 0
+    rows: list[tuple[int, ...]] = []
+    recipes: list[Recipe] = []
     for found in streams(new):
         packed = new[found.offset : found.offset + found.packed_bytes]
         how = recipe(packed, found.contents) if len(rows) < MAX_STREAMS else None
@@ -74,15 +81,16 @@ def _unpacked_new(new: bytes) -> tuple[bytearray, list[int], list[Recipe]]:
         )  # fmt: skip
         recipes.append(how)
         end = found.offset + found.packed_bytes
-    return out + new[end:], _columns(rows), recipes
+    out += new[end:]
+    return bytes(out) if rows else new, _columns(rows), recipes
 
 
-def _reordered(before: bytearray, after: bytearray) -> tuple[bytearray, list[int], list[list[int]], bytes]:
+def _reordered(old: bytes, new: bytes) -> tuple[bytes, list[int], list[list[int]], bytes]:
     """Put behind the old image what its tables of types become; the first of the one is the first of the other."""
     rows: list[tuple[int, ...]] = []
     orders: list[list[int]] = [[], [], [], []]
     added = bytearray()
-    old, new = bytes(before), bytes(after)
+    behind, end = bytearray(), len(old)
     pairs = zip(types.tables(old, MAX_TABLES), types.tables(new, MAX_TABLES), strict=False)
     for theirs, ours in pairs:
         parts = [
@@ -103,8 +111,8 @@ def _reordered(before: bytearray, after: bytearray) -> tuple[bytearray, list[int
                 len(order.added_names), len(columns[0]), len(columns[2]), len(made),
             )
         )  # fmt: skip
-        for kept, column in zip(orders, columns, strict=True):
-            kept += column
+        orders = [kept + column for kept, column in zip(orders, columns, strict=True)]
         added += order.added_types + order.added_names
-        before += bytes(aligned(len(before)) - len(before)) + made
-    return before, _columns(rows), orders, bytes(added)
+        behind += bytes(aligned(end) - end) + made
+        end = aligned(end) + len(made)
+    return old + bytes(behind) if behind else old, _columns(rows), orders, bytes(added)

@@ -113,7 +113,7 @@ class BlockPacker:
 
 
 def packed_bits(packed: bytes, odd: int) -> tuple[int, int]:
-    """What zlib made of a block, without the flush: a number and its bits; `odd` is how many bits of a byte are filler."""
+    """Return what zlib made of a block, without the flush: a number and how many bits it has; `odd` are filler."""
     count = 8 * (len(packed) - _MARK_BYTES) - 3 - odd
     if count <= 0:
         raise MalformedPayloadError("A block of a delta is shorter than its end", bits=count)
@@ -155,7 +155,7 @@ def pack(
             yield packer.compress(piece)
         yield packer.flush()
         return
-    packer, out = BlockPacker(parameters), BitWriter()
+    by_block, out = BlockPacker(parameters), BitWriter()
     left = length_bytes
     for number in range(count):
         length, how = recipe.numbers(), recipe.numbers()
@@ -163,7 +163,7 @@ def pack(
         if length > min(left, MOST_BLOCK_BYTES) or odd > 7:
             raise MalformedPayloadError("A block of a delta is longer than its stream", block=number, length=length)
         left -= length
-        yield _block(packer, out, contents, length, (kind, odd), recipe, is_final=number == count - 1)
+        yield _block(by_block, out, contents, length, (kind, odd), recipe, is_final=number == count - 1)
     if left:
         raise MalformedPayloadError("The blocks of a delta are shorter than their stream", left=left)
     yield out.end()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from firmament.errors import MalformedPayloadError
@@ -136,17 +137,13 @@ def order(old_types: bytes, old_names: bytes, new_types: bytes, new_names: bytes
     old, new = _Side(old_types, old_names), _Side(new_types, new_names)
     matched = [0] * (len(new) + 1)
     taken = bytearray(len(old) + 1)
-    for ours, theirs in zip(new.looks(_DEPTHS), old.looks(_DEPTHS), strict=True):
-        _match(matched, taken, ours.__getitem__, theirs.__getitem__, len(old))
+    for near, far in zip(new.looks(_DEPTHS), old.looks(_DEPTHS), strict=True):
+        _match(matched, taken, near.__getitem__, far.__getitem__, len(old))
     _match(matched, taken, lambda n: _named(new, n), lambda n: _named(old, n), len(old))
     for _ in range(2):  # a pointer to something that was matched by its name
-        back = dict.fromkeys(range(1), 0) | {number: index for index, number in enumerate(matched) if number}
-        _match(
-            matched, taken,
-            lambda n: _nameless(new, n, lambda m: matched[m] if m < len(matched) else 0),
-            lambda n: _nameless(old, n, lambda m: m if m in back else 0),
-            len(old),
-        )  # fmt: skip
+        ours = partial(_nameless, new, mapped=lambda m: matched[m] if m < len(matched) else 0)
+        theirs = partial(_nameless, old, mapped=lambda m: m if m <= len(old) and taken[m] else 0)
+        _match(matched, taken, ours, theirs, len(old))
     added, numbers = _added(old, new, matched)
     known = {old.text(offset): offset for offset in reversed(_offsets(old_names))}
     wanted = [new.text(offset) for offset in _offsets(new_names)]
@@ -209,7 +206,7 @@ def _nameless(side: _Side, number: int, mapped: Callable[[int], int]) -> object:
 
 
 def _added(old: _Side, new: _Side, matched: list[int]) -> tuple[list[list[int | bytes]], list[int]]:
-    """Records without a like, with names as texts and numbers as they will be; and the old number of each new record."""
+    """Return the records without a like, with names as texts, and the old number of each new record."""
     numbers = matched[1:]
     following = len(old)
     for index, number in enumerate(numbers):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from firmament.errors import MalformedPayloadError
 from firmament.payload.refdelta import repack
-from firmament.payload.refdelta.deflate import STORED, Bits, Block, blocks, read_tokens
+from firmament.payload.refdelta.deflate import MOST_STORED_BYTES, STORED, Bits, Block, blocks, read_tokens
 from firmament.payload.refdelta.repack import BlockPacker, Parameters, packed_bits, tokens_of
 
 if TYPE_CHECKING:
@@ -20,7 +20,9 @@ LEAST_CONTENTS_BYTES: Final = 4096
 _SAMPLE_BYTES: Final = 4 * 1024**2
 _MOST_LOST: Final = 0.5
 """A stream whose recipe takes more than this part of it stays packed."""
-_STARTS: Final = re.compile(rb"\x1f\x8b\x08[\x00-\x1f]|PK\x03\x04..[\x00-\x0f].\x08\x00|[\x78][\x01\x5e\x9c\xda]", re.DOTALL)
+_STARTS: Final = re.compile(
+    rb"\x1f\x8b\x08[\x00-\x1f]|PK\x03\x04..[\x00-\x0f].\x08\x00|\x78[\x01\x5e\x9c\xda]", re.DOTALL
+)
 _LIKELY: Final = tuple(Parameters(level, memory, 0) for level in (9, 6) for memory in (8, 9))
 _POSSIBLE: Final = tuple(Parameters(level, memory, 0) for level in (8, 7, 5, 4, 3, 2, 1) for memory in (8, 9))
 
@@ -83,7 +85,7 @@ def _raw_start(image: bytes, at: int) -> int | None:
     if image[at] == 0x78:
         return at + 2 if (image[at] << 8 | image[at + 1]) % 31 == 0 else None
     if image[at] == 0x50:
-        names, extra = struct.unpack_from("<HH", image.ljust(at + 30, b"\0") if at + 30 > len(image) else image, at + 26)
+        names, extra = struct.unpack("<HH", image[at + 26 : at + 30].ljust(4, b"\0"))
         return int(at + 30 + names + extra)
     flags, place = image[at + 3], at + 10
     if flags & 4:
@@ -150,7 +152,7 @@ def _how(made: bytes, data: bytes, block: Block, wanted: int, count: int) -> tup
     if 0 <= odd <= 7 and packed_bits(made, odd)[0] | block.is_final == wanted:
         return repack.SAME, odd
     if block.kind == STORED:
-        return (repack.AS_STORED if len(data) <= repack.MOST_STORED_BYTES else repack.GIVEN), 0
+        return (repack.AS_STORED if len(data) <= MOST_STORED_BYTES else repack.GIVEN), 0
     return (repack.EDITED if data else repack.GIVEN), 0
 
 
@@ -188,5 +190,3 @@ def _edit(found: Recipe, packed: bytes, made: bytes, block: Block) -> None:
         found.edits += [same, len(own)]
         for length, distance in own:
             found.edits += [length, distance] if length > 1 else [length]
-
-
