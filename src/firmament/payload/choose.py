@@ -103,6 +103,11 @@ def trials(
         return list(pool.map(run, jobs))
 
 
+def whole_trial(image: Path) -> Trial:
+    """Return the image itself as the payload that every other one is compared with."""
+    return Trial("whole/1", None, image, image.stat().st_size, 0.0, 0.0)
+
+
 def choose(found: Iterable[Trial]) -> list[Trial]:
     """Keep the smallest whole payload, and per precursor the smallest delta if it pays.
 

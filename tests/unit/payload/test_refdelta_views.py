@@ -1,12 +1,16 @@
 """Refdelta version 2: streams that are unpacked and packed again, and tables of types in another order."""
 
+import base64
 import gzip
 import io
+import json
+import lzma
 import random
 import struct
 import subprocess
 import zipfile
 import zlib
+from importlib.resources import files
 
 import pytest
 
@@ -14,11 +18,12 @@ from firmament.errors import MalformedPayloadError
 from firmament.payload.methods import METHODS, Job
 from firmament.payload.readers import BytesReader
 from firmament.payload.refdelta import btf, deflate, types
-from firmament.payload.refdelta.repack import deflate_is_classic
+from firmament.payload.refdelta.repack import EDITED, BitWriter, deflate_is_classic
 from firmament.payload.refdelta.unpack import recipe, streams
 from firmament.payload.refdelta.views import Contents, Views
 
 TWO = METHODS["refdelta/2"]
+VECTORS = json.loads(files("firmament.payload").joinpath("vectors/refdelta-2.json").read_text())["payloads"]
 
 
 def text(seed: int, length: int) -> bytes:
@@ -54,6 +59,33 @@ def archive(data: bytes) -> bytes:
     return out.getvalue()
 
 
+def other(data: bytes, every: int = 40) -> bytes:
+    """What a packer makes that differs from zlib here and there: some matches are written as literals."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15, 9)
+    packed = packer.compress(data) + packer.flush()
+    out, whole = BitWriter(), int.from_bytes(packed, "little")
+    made = bytearray()
+    for block in deflate.blocks(packed):
+        assert block.kind == deflate.DYNAMIC
+        lengths = (block.literal_lengths, block.distance_lengths)
+        writer, place = deflate.TokenWriter(lengths), block.start
+        made += out.put(
+            whole >> block.begin_bit & (1 << block.first_bit - block.begin_bit) - 1, block.first_bit - block.begin_bit
+        )
+        for number, (length, distance) in enumerate(
+            deflate.read_tokens(deflate.Bits(packed, block.first_bit), *lengths)
+        ):
+            piece = data[place : place + length]
+            if distance and not (number % every == 0 and all(block.literal_lengths[byte] for byte in piece)):
+                writer.match(length, distance)
+            else:
+                for byte in piece:
+                    writer.literal(byte)
+            place += length
+        made += out.put(*writer.end())
+    return b"\x1f\x8b\x08\0\0\0\0\0\2\xff" + bytes(made) + out.end() + zlib.crc32(data).to_bytes(4, "little") + bytes(4)
+
+
 PACKERS = {
     "gzip by zlib": lambda data: gzip.compress(data, 9, mtime=0),
     "zlib": lambda data: b"head" + zlib.compress(data, 6) + b"tail",
@@ -63,12 +95,13 @@ PACKERS = {
     "an archive": archive,
     "GNU gzip": gnu,
     "GNU gzip -6": lambda data: gnu(data, 6),
+    "another packer": other,
 }
 
 
 @pytest.mark.parametrize("packer", PACKERS)
 def test_a_compressed_image_becomes_a_delta_of_its_contents(packer):
-    old, new = (PACKERS[packer](text(seed, 300_000)) for seed in (1, 2))
+    old, new = (PACKERS[packer](text(seed, 150_000)) for seed in (1, 2))
     payload = TWO.encode(old, new)
     assert apply(payload, old, new) == new
     plain = METHODS["refdelta/1"].encode(old, new)
@@ -90,22 +123,33 @@ def test_images_without_anything_inside_are_left_to_version_1():
     assert apply(TWO.encode(old, new), old, new) == new
 
 
-def test_a_stream_of_another_packer_comes_back_bit_by_bit():
-    """Tokens as no zlib chooses them: only literals, in blocks of all three kinds."""
+@pytest.mark.parametrize("strategy", [zlib.Z_HUFFMAN_ONLY, zlib.Z_FIXED, zlib.Z_RLE, None])
+def test_a_stream_with_blocks_of_any_kind_comes_back_bit_by_bit(strategy):
+    """None: stored blocks. With Z_FIXED the codes are the fixed ones."""
     data = text(4, 50_000)
-    packed = zlib.compressobj(0, zlib.DEFLATED, -15)
-    stored = packed.compress(data) + packed.flush()
-    literal = zlib.compressobj(9, zlib.DEFLATED, -15, 8, zlib.Z_HUFFMAN_ONLY)
-    huffman = literal.compress(data) + literal.flush()
-    short = zlib.compressobj(9, zlib.DEFLATED, -15, 8, zlib.Z_FIXED)
-    fixed = short.compress(data) + short.flush()
-    old = gzip.compress(data)
-    for made in (stored, huffman, fixed):
-        new = b"\x1f\x8b\x08\0\0\0\0\0\2\xff" + made + zlib.crc32(data).to_bytes(4, "little") + b"\x50\xc3\0\0"
-        if recipe(made, data) is None:
-            continue
-        assert apply(TWO.encode(old, new), old, new) == new
-    assert recipe(stored, data) is not None
+    level = 0 if strategy is None else 9
+    packer = zlib.compressobj(level, zlib.DEFLATED, -15, 8, strategy or 0)
+    packed = packer.compress(data) + packer.flush()
+    old, new = gzip.compress(data), gzip.compress(b"")[:10] + packed + bytes(8)
+    how = recipe(packed, data)
+    assert apply(TWO.encode(old, new), old, new) == new
+    assert how is None or how.cost_bytes() < len(packed)
+
+
+def test_tokens_that_are_not_zlibs_are_given_and_the_rest_is_not():
+    data = text(1, 100_000)
+    packed = other(data, every=400)[10:-8]
+    how = recipe(packed, data)
+    assert how is not None
+    assert {number & 3 for number in how.numbers[1::2]} == {EDITED}
+    assert 100 < how.cost_bytes() < len(packed) / 3
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
+def test_vectors(vector):
+    old, new, payload = (lzma.decompress(base64.b64decode(vector[name])) for name in ("old_xz", "new_xz", "payload_xz"))
+    assert apply(payload, old, new) == new
+    assert apply(payload, old, new, start=len(new) // 2) == new[len(new) // 2 :]
 
 
 def test_streams_are_found_and_noise_is_not():
