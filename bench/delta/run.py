@@ -40,6 +40,7 @@ def main():
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--pairs", default="", help="pairs that begin so, with commas between")
     parser.add_argument("--tools", choices=("all", "ours", "theirs"), default="all")
+    parser.add_argument("--only", default="", help="methods by name, with commas between")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
     parser.add_argument("--only-report", action="store_true", help="measure nothing; refuse what is not up to date")
     parser.add_argument("--report", type=Path)
@@ -61,6 +62,8 @@ def main():
         current[pair] = {"size": size, "methods": {}}
         for name in names:
             if not fits(name, pair, size) and name not in OURS:
+                continue
+            if options.only and name not in options.only.split(","):
                 continue
             key = key_of(name, old, new)
             row = load(store).get(pair, {}).get("methods", {}).get(name)
