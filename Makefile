@@ -4,11 +4,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-<<<<<<< HEAD
-.PHONY: help setup packages demo test check fix sweep attacks fuzz bench bench-delta docs pictures lock
-=======
-.PHONY: help setup packages demo test check fix sweep attacks fleet fuzz bench bench-delta docs lock
->>>>>>> fleet
+.PHONY: help setup packages demo test check fix sweep attacks fleet fuzz bench bench-delta docs pictures lock
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'

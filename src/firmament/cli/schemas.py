@@ -130,11 +130,8 @@ SCHEMAS: Final[dict[str, str]] = {
     "status":              "v state",
     # trying out
     "demo":                "ok",
-<<<<<<< HEAD
     "demo-console":        "",
-=======
     "sim-fleet":           "devices state duration_s counts touched sentence evidence",
->>>>>>> fleet
     "demo-stop":           "ended",
 }
 # fmt: on
