@@ -42,6 +42,7 @@ from firmament.errors import FirmamentError
 from firmament.payload import mcuboot
 from firmament.payload.readers import BytesReader
 from firmament.payload.refdelta.applier import Applier
+from firmament.payload.refdelta.container import ViewApplier
 from firmament.payload.sealed import Header
 from firmament.protocol.v1 import envelope, messages
 from firmament.release import build, mcuboot_build, setup
@@ -525,15 +526,32 @@ def run_refdelta(old: bytes, new: bytes, data: bytes) -> None:
         assert made <= len(new)
 
 
+def run_views(old: bytes, new: bytes, data: bytes) -> None:
+    """Make what version 2 of a payload says; see `run_refdelta`."""
+    applier = ViewApplier(
+        Memory(data), len(data), Memory(old), precursor_length_bytes=len(old), image_length_bytes=len(new)
+    )
+    made = 0
+    for offset, piece in applier.pieces():
+        assert offset == made
+        made += len(piece)
+        assert made <= len(new)
+
+
 def refdelta_targets() -> Iterator[Target]:
-    vectors = json.loads((VECTORS.parents[1] / "payload/vectors/refdelta-1.json").read_bytes())
+    for version, run in ((1, run_refdelta), (2, run_views)):
+        yield from _refdelta_targets(version, run)
+
+
+def _refdelta_targets(version: int, run: Callable[[bytes, bytes, bytes], None]) -> Iterator[Target]:
+    vectors = json.loads((VECTORS.parents[1] / f"payload/vectors/refdelta-{version}.json").read_bytes())
     for case in vectors["payloads"]:
         old, new, payload = (
             lzma.decompress(base64.b64decode(case[f"{name}_xz"])) for name in ("old", "new", "payload")
         )
         if len(old) + len(new) < MAX_REFDELTA_BYTES:
             yield Target(
-                f"refdelta {case['name']}", partial(run_refdelta, old, new), (payload,), (b"\xff" * 9, b"\x80")
+                f"refdelta {version} {case['name']}", partial(run, old, new), (payload,), (b"\xff" * 9, b"\x80")
             )
 
 

@@ -70,6 +70,17 @@ for source, copy in (("c1-kernel-fix", "c4-kernel-fix-nobtf"), ("c2-kernel-6mo",
         image[start : start + length] = bytes(length)
         pathlib.Path("pairs", copy, side).write_bytes(image)
 PYTHON
+
+# k: kept aside; nothing in refdelta was tuned on these
+aside() { put "$1" "$(one "x/$2/$4")" "$(one "x/$3/$4")"; }
+aside k1-nginx 'nginx_1.22.1-9+deb12u9_*' 'nginx_1.22.1-9+deb12u11_*' usr/sbin/nginx
+aside k2-redis 'redis-tools_*deb12u7_*' 'redis-tools_*deb12u10_*' usr/bin/redis-check-rdb
+aside k3-libxml2 'libxml2_*deb12u4_*' 'libxml2_*deb12u6_*' 'usr/lib/aarch64-linux-gnu/libxml2.so.2.*'
+aside k4-postgres 'postgresql-15_15.18-*' 'postgresql-15_15.20-*' usr/lib/postgresql/15/bin/postgres
+aside k5-qemu 'qemu-system-arm_*deb12u15_*' 'qemu-system-arm_*deb12u18*' usr/bin/qemu-system-aarch64
+cloud() { one "x/linux-image-6.1.0-$1-cloud-arm64_*/boot/vmlinuz-*"; }
+gzip -9nc "$(cloud 50)" > trees/old.gz; gzip -9nc "$(cloud 56)" > trees/new.gz
+put k6-cloud-gz trees/old.gz trees/new.gz; rm -f trees/*.gz
 [ -n "$all" ] || exit 0
 
 # d: a whole arm64 root file system of 255 packages and a cloud kernel, as ext4; months apart, and one hotfix apart

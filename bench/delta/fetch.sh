@@ -58,6 +58,16 @@ u-boot-rpi 2023.01+dfsg-2+deb12u3
 u-boot-rpi 2025.01-3+deb13u1
 libssl3 3.0.20-1~deb12u2
 libssl3 3.0.22-1~deb12u2
+nginx 1.22.1-9+deb12u9
+nginx 1.22.1-9+deb12u11
+redis-tools 5:7.0.15-1~deb12u7
+redis-tools 5:7.0.15-1~deb12u10
+libxml2 2.9.14+dfsg-1.3~deb12u4
+libxml2 2.9.14+dfsg-1.3~deb12u6
+postgresql-15 15.18-0+deb12u1
+postgresql-15 15.20-0+deb12u1
+qemu-system-arm 1:7.2+dfsg-7+deb12u15
+qemu-system-arm 1:7.2+dfsg-7+deb12u18+b3
 LIST
 if [ ! -f debs/.rootfs ]; then
     (cd debs/old && awk '{print $1"="$2}' "$here/rootfs.txt" | xargs -n 64 apt-get -qq download) || true

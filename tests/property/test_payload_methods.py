@@ -54,10 +54,12 @@ def test_any_pair_round_trips_sealed_and_cut_anywhere(method, pair, data):
     assert bytes(image) == new
 
 
-@pytest.mark.parametrize("key", ["refdelta/1", "xz/1", "whole/1"])
+@pytest.mark.parametrize("key", ["refdelta/1", "refdelta/2", "xz/1", "whole/1"])
 @settings(max_examples=60, deadline=None)
 @given(
-    garbage=st.binary(max_size=400), start=st.sampled_from([b"", b"FRD\1", b"\xfd7zXZ\0"]), length=st.integers(0, 5000)
+    garbage=st.binary(max_size=400),
+    start=st.sampled_from([b"", b"FRD\1", b"FRD\2", b"\xfd7zXZ\0"]),
+    length=st.integers(0, 5000),
 )
 def test_garbage_raises_only_our_errors(key, garbage, start, length):
     payload = start + garbage
@@ -71,16 +73,17 @@ def test_garbage_raises_only_our_errors(key, garbage, start, length):
     assert written <= length
 
 
+@pytest.mark.parametrize("key", ["refdelta/1", "refdelta/2"])
 @settings(max_examples=60, deadline=None)
 @given(pair=pairs(), data=st.data())
-def test_a_damaged_refdelta_never_writes_outside_the_image(pair, data):
+def test_a_damaged_refdelta_never_writes_outside_the_image(key, pair, data):
     old, new = pair
-    payload = bytearray(METHODS["refdelta/1"].encode(old, new))
+    payload = bytearray(METHODS[key].encode(old, new))
     for _ in range(data.draw(st.integers(1, 3))):
         payload[data.draw(st.integers(0, len(payload) - 1))] ^= data.draw(st.integers(1, 255))
     written = 0
     try:
-        for offset, piece in METHODS["refdelta/1"].apply(job(bytes(payload), old, new, sealed=False)):
+        for offset, piece in METHODS[key].apply(job(bytes(payload), old, new, sealed=False)):
             assert offset == written
             written = offset + len(piece)
     except FirmamentError:

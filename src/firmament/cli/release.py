@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from firmament.cli.common import output, output_options
+from firmament.cli.release_delta import delta
 from firmament.cli.release_log import proof, verify_log
 from firmament.cli.release_mcuboot import make_image, mcuboot_options
 from firmament.cli.release_notes import group as NOTES  # noqa: N812 - a constant, as VIEWS
@@ -44,7 +45,7 @@ def group() -> None:
 
 
 group.add_command(NOTES)
-for _view in VIEWS:
+for _view in (*VIEWS, delta):
     group.add_command(_view)
 for _logged in (proof, verify_log, sbom):
     group.add_command(_logged)

@@ -22,6 +22,7 @@ SCHEMAS: Final[dict[str, str]] = {
     "manual":              "pages",
     # authors
     "ceremony":            "repository version expires_at fingerprint changes old new complete missing",
+    "deltas":              "release deltas dropped missing",
     "diff":                "old new fields files",
     "draft":               "product role_version threshold signed missing complete path",
     "expiry":              "within_days expiries soon",

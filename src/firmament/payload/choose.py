@@ -103,6 +103,11 @@ def trials(
         return list(pool.map(run, jobs))
 
 
+def whole_trial(image: Path) -> Trial:
+    """Return the image itself as the payload that every other one is compared with."""
+    return Trial("whole/1", None, image, image.stat().st_size, 0.0, 0.0)
+
+
 def choose(found: Iterable[Trial]) -> list[Trial]:
     """Keep the smallest whole payload, and per precursor the smallest delta if it pays.
 
@@ -132,6 +137,8 @@ def _work(
         old = precursor.read_bytes() if precursor is not None else b""
         new = image.read_bytes()
         begun = _cpu_s()
+        if not method.pays(old, new):
+            raise ValueError("there is nothing in these images that this method is for")  # noqa: TRY301 - a result
         made = method.encode(old, new)
         encoded = _cpu_s()
         payload.write_bytes(made)

@@ -70,6 +70,10 @@ class Method:
     """Upper bound on what applying adds to the device's memory."""
     library: str | None = None
     """Package that the device needs beside this one."""
+    works: Callable[[], bool] = lambda: True
+    """Whether what is there does as the method needs."""
+    pays: Callable[[bytes, bytes], bool] = lambda _old, _new: True
+    """Whether making a payload can be worth its time; told in a small part of it."""
 
     @property
     def key(self) -> str:
@@ -78,7 +82,7 @@ class Method:
 
     def is_available(self) -> bool:
         """Whether this machine has what the method needs."""
-        return self.library is None or importlib.util.find_spec(self.library) is not None
+        return (self.library is None or importlib.util.find_spec(self.library) is not None) and self.works()
 
     def apply(self, job: Job, *, start: int = 0) -> Iterator[tuple[int, bytes]]:
         """Yield (offset, bytes) of the image in order, from `start` to its end and not a byte more.
@@ -200,6 +204,39 @@ def _resume_refdelta(job: Job, start: int) -> Iterator[tuple[int, bytes]]:
     yield from applier.pieces(start=start)
 
 
+def _zlib_is_classic() -> bool:
+    from firmament.payload.refdelta.repack import deflate_is_classic
+
+    return deflate_is_classic()
+
+
+def _encode_refdelta_2(old: bytes, new: bytes) -> bytes:
+    _need("numpy", "hdiffpatch")
+    from firmament.payload.refdelta.outer import encode
+
+    return encode(old, new)
+
+
+def _pays(old: bytes, new: bytes) -> bool:
+    from firmament.payload.refdelta.outer import pays
+
+    return pays(old, new)
+
+
+def _resume_refdelta_2(job: Job, start: int) -> Iterator[tuple[int, bytes]]:
+    from firmament.payload.refdelta.container import ViewApplier  # a device without such a payload need not load it
+
+    assert job.precursor is not None
+    applier = ViewApplier(
+        job.payload,
+        job.payload_length_bytes,
+        job.precursor,
+        precursor_length_bytes=job.precursor_length_bytes,
+        image_length_bytes=job.image_length_bytes,
+    )
+    yield from applier.pieces(start=start)
+
+
 # --- libraries -------------------------------------------------------------------------------
 
 
@@ -300,7 +337,12 @@ def _everything(job: Job) -> int:
     return 2 * MIB + job.payload_length_bytes + job.precursor_length_bytes + 2 * job.image_length_bytes
 
 
+def _two(_: Job) -> int:
+    return 48 * MIB
+
+
 _ROWS: Final = (
+    Method("refdelta", 2, True, _encode_refdelta_2, None, _resume_refdelta_2, _two, None, _zlib_is_classic, _pays),  # noqa: FBT003
     Method("refdelta", 1, True, _encode_refdelta, None, _resume_refdelta, lambda _: 32 * MIB),  # noqa: FBT003 - a table
     Method("hdiff", 1, True, _encode_hdiff, _open_hdiff, None, _everything, "hdiffpatch"),  # noqa: FBT003
     Method("detools", 1, True, _encode_detools, _open_detools, None, _everything, "detools"),  # noqa: FBT003

@@ -35,6 +35,8 @@ _DETOUR_BYTES: Final = 4096
 """Shorter copies may be a matcher's detour from a longer one."""
 _JOINED_BYTES: Final = 512 * 1024
 _FRAME_DICTIONARY_LOG2: Final = 21
+_FRAME_DICTIONARIES_LOG2: Final = (16, 19, 20, 20, 21)
+"""Of a large image's frames, a stream each; their sum is memory on a device that has much else to remember."""
 
 
 def encode(old: bytes, new: bytes, *, progress: Callable[[str], None] = lambda _: None) -> bytes:
@@ -216,7 +218,8 @@ def _write(old_length: int, target: Any, head: list[bytes], chosen: Any, differe
         parts = [*head, *(frames[0] if frames else [b""] * 5)]
         if sum(map(len, parts)) <= _JOINED_BYTES or not frames:
             return start + wire.varints([0]) + wire.write_group(parts, most_log2=_FRAME_DICTIONARY_LOG2)
-    packed = [wire.write_group(parts, most_log2=_FRAME_DICTIONARY_LOG2) for parts in frames]
+    most = _FRAME_DICTIONARIES_LOG2 if length > SMALL_IMAGE_BYTES else (_FRAME_DICTIONARY_LOG2,) * len(frames[0])
+    packed = [wire.write_group(parts, most_log2=most) for parts in frames]
     sizes = [
         value
         for (begin, end), frame in zip(_cut(chosen, difference, covered), packed, strict=True)

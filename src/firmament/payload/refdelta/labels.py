@@ -21,8 +21,8 @@ GRANULE: Final = 4
 """Copies compete for the old image in granules of this many bytes."""
 _COARSE: Final = 64
 _SORTED_AT_ONCE: Final = 1 << 13
-_MEMO: Final = 1 << 14
-# A remembered label costs about 200 bytes: 3 MiB, emptied when full.
+_MEMO: Final = 1 << 13
+# A remembered label costs about 200 bytes: 1.6 MiB, emptied when full.
 
 
 def offset_map(old: Sequence[int], new: Sequence[int], length: Sequence[int]) -> tuple[array[int], array[int]]:

@@ -320,9 +320,13 @@ def quick_length(data: bytes) -> int:
     return min(len(data), len(lzma.compress(data, format=lzma.FORMAT_RAW, filters=filters))) + 5
 
 
-def write_group(parts: Sequence[bytes], *, most_log2: int = MAX_DICTIONARY_LOG2) -> bytes:
-    """Write streams, each compressed in the way that suits it; small neighbours together where that is shorter."""
-    packs = [_write_pack((part,), most_log2) for part in parts]
+def write_group(parts: Sequence[bytes], *, most_log2: int | Sequence[int] = MAX_DICTIONARY_LOG2) -> bytes:
+    """Write streams, each compressed in the way that suits it; small neighbours together where that is shorter.
+
+    `most_log2` bounds the windows, each or one by one.
+    """
+    most = [most_log2] * len(parts) if isinstance(most_log2, int) else most_log2
+    packs = [_write_pack((part,), limit) for part, limit in zip(parts, most, strict=True)]
     spans = [(index, index + 1) for index in range(len(parts))]
     if sum(map(len, parts)) <= _JOIN_BYTES:
         joined: dict[tuple[int, int], tuple[bytes, bytes]] = {}
@@ -331,7 +335,7 @@ def write_group(parts: Sequence[bytes], *, most_log2: int = MAX_DICTIONARY_LOG2)
             for index in range(len(spans) - 1):
                 span = spans[index][0], spans[index + 1][1]
                 if span not in joined:
-                    joined[span] = _write_pack(parts[slice(*span)], most_log2)
+                    joined[span] = _write_pack(parts[slice(*span)], max(most))
                 apart = sum(map(len, packs[index] + packs[index + 1]))
                 gains.append((apart - sum(map(len, joined[span])), index))
             gain, index = max(gains)

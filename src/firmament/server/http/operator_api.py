@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter
 
 from firmament.server.http.account_api import AccountApi
+from firmament.server.http.alive_api import AliveApi
 from firmament.server.http.consent_api import ConsentApi
 from firmament.server.http.evidence_api import EvidenceApi
 from firmament.server.http.fleet_api import FleetApi
@@ -35,6 +36,7 @@ class OperatorApi:
             PeopleApi,
             MeApi,
             ImageApi,
+            AliveApi,
             InventoryApi,
             RolloutApi,
             FleetApi,

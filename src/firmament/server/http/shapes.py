@@ -55,6 +55,21 @@ class PublishResult(TypedDict):
     releases: list[str]
 
 
+class AliveImage(TypedDict):
+    """An image, and how many enabled devices report to run it."""
+
+    image_digest: str
+    version: str
+    sequence_number: int
+    devices: int
+
+
+class AliveImages(TypedDict):
+    """The most common first."""
+
+    images: list[AliveImage]
+
+
 class ImageState(TypedDict):
     """Versions of every role, for making the next."""
 

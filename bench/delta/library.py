@@ -1,7 +1,7 @@
 """Run one Python library of the comparison.
 
-tool.py NAME encode OLD NEW PAYLOAD
-tool.py NAME apply OLD PAYLOAD OUT
+library.py NAME encode OLD NEW PAYLOAD
+library.py NAME apply OLD PAYLOAD OUT
 """
 
 import importlib
@@ -13,12 +13,7 @@ def main() -> None:
     name, action, *paths = sys.argv[1:]
     first, second, third = (Path(path) for path in paths)
     library, _, variant = name.partition("-")
-    if library == "ours":
-        from firmament.payload.methods import METHODS
-
-        method = next(row for row in METHODS.values() if row.name == variant)
-        third.write_bytes(method.encode(first.read_bytes(), second.read_bytes()))
-    elif library == "hdiffpatch":
+    if library == "hdiffpatch":
         hdiffpatch = importlib.import_module("hdiffpatch")
         if action == "encode":
             codec = getattr(hdiffpatch, f"COMPRESSION_{variant.upper()}")
