@@ -26,8 +26,10 @@ def auditor(world, tmp_path):
     token.chmod(0o600)
     where = ["--server", world.server.url, "--ca", world.server.ca, "--token-file", token]
 
-    def run(*arguments, server=True):
-        done = run_command(*arguments, *(where if server else []), "--json", check=False)
+    def run(*arguments, server=True, as_json=True):
+        done = run_command(*arguments, *(where if server else []), *(["--json"] if as_json else []), check=False)
+        if not as_json:
+            return done.returncode, done.stdout
         return done.returncode, json.loads(done.stdout or done.stderr.splitlines()[-1])
 
     return run
@@ -69,6 +71,14 @@ def test_66_an_administrator_rewrites_history_and_is_found(auditor, world, tmp_p
     assert answer["checkpoints"] == answer["kept"]
     checkpoints.write_text(json.dumps(auditor("audit", "checkpoints")[1]))
     assert auditor("audit", "verify", "--key", key, "--checkpoint", checkpoints)[0] == 0
+
+    lines_file = tmp_path / "checkpoints.jsonl"  # as docs/operate/audit.md keeps them
+    lines_file.write_text(auditor("audit", "checkpoints", as_json=False)[1])
+    assert len(lines_file.read_text().splitlines()) >= 2
+    code, text = auditor(
+        "audit", "verify", export, "--key", key, "--checkpoint", lines_file, server=False, as_json=False
+    )
+    assert (code, "are whole and in order" in text) == (0, True)
 
     # 1. A change in the file that was taken away is named.
     lines = export.read_bytes().splitlines(keepends=True)

@@ -96,6 +96,7 @@ class Doctor:
             private.append(layout.directory / self._settings.database_password_file)
         private += [layout.director / f"{role}.pem" for role in DIRECTOR_ROLES]
         private += [layout.signer / f"{role}.pem" for role in SIGNER_ROLES]
+        private += [path for path in [layout.signer / "audit.pem"] if path.exists()]  # made at the first start
         if not self._settings.certificate:
             private.append(layout.tls / "server.key")
         for path in private:
