@@ -34,7 +34,7 @@ def fill(directory: Path, count: int) -> None:
             uid = str(uuid.UUID(int=chance.getrandbits(128), version=4))
             devices.append((
                 row, 1, uid, products[product], chance.choice(("rev-a", "rev-b", "rev-c")),
-                f"{PREFIXES[product]}-{number + 1:06}", uid, b"", b"", number % 1000, now - 86_400 * 90, version, sequence,
+                f"{PREFIXES[product]}-{number + 1:06}", uid, uid.encode(), uid.encode(), number % 1000, now - 86_400 * 90, version, sequence,
                 json.dumps({"os": "debian 12"}),
             ))  # fmt: skip
             is_quiet = chance.random() < 0.07
