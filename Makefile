@@ -60,6 +60,7 @@ docs: setup ## Write the generated reference pages.
 
 pictures: setup packages ## Make the pictures of the documentation from real runs; look at each one.
 	@$(BIN)/python scripts/pictures.py
+	@$(BIN)/python scripts/console_pictures.py
 
 lock: setup ## Write the lock files after a change of dependencies.
 	@scripts/lock.sh

@@ -131,4 +131,4 @@ def test_one_part_that_failed_takes_nothing_else_with_it():
         trust = Card(error=object())
 
     assert needs(Broken, NOW) == []
-    assert badges(Broken, NOW)["/devices"] == 100_000
+    assert badges(Broken, NOW)["/devices"] == "100k"

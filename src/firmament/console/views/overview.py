@@ -172,7 +172,9 @@ def badges(found: Found, now: datetime) -> dict[str, Any]:
         if any(need.tone == "bad" for need in waiting):
             made["alarms"].append("/")
     if found.devices.value:
-        made["/devices"] = found.devices.value["count"]
+        made["/devices"] = (
+            f"{formats.short_number(found.devices.value['count'])}{'+' * found.devices.value['is_capped']}"
+        )
         made["notes"]["/devices"] = "enrolled"
     if found.rollouts.value:
         made["/rollouts"] = len(found.rollouts.value)

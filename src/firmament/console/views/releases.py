@@ -45,8 +45,10 @@ async def shown(visit: Visit, product: str, version: str) -> Response:
         before=before,
         sizes=await visit.card(sizes(visit, release)),
         trust=await visit.card(role_of(visit, product)),
-        sbom=await visit.card(api.get(_path(product, version) + "/sbom")),
-        sbom_diff=await visit.card(api.get(_path(product, version) + "/sbom/diff", against=before["version"]))
+        sbom=await visit.card(api.get(_path(product, version).replace("/releases", "/sbom", 1))),
+        sbom_diff=await visit.card(
+            api.get(_path(product, version).replace("/releases", "/sbom", 1) + "/diff", **{"with": before["version"]})
+        )
         if before
         else None,
         rollouts=await visit.card(rollouts_of(visit, release["release"])),

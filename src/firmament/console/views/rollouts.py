@@ -124,18 +124,19 @@ async def _rollout(visit: Visit, rollout_id: str) -> dict[str, Any]:
 async def series(visit: Visit, rollout: Mapping[str, Any]) -> dict[str, Any]:
     """Return the failure rate over time, up to now: samples are a minute apart."""
     found: dict[str, Any] = await visit.api.get(_path(rollout["rollout_id"]) + "/series")
-    wave = next((wave for wave in rollout["waves"] if wave["number"] == rollout["gate"]["wave"]), None)
-    if wave is None or not wave["finished"]:
+    opened = [wave for wave in rollout["waves"] if wave["opened_at"] is not None]
+    finished, failed = (sum(wave[name] for wave in opened) for name in ("finished", "failed"))
+    if not finished:
         return found
     at = int(visit.now.timestamp()) if rollout["state"] in {"running", "holding"} else rollout["state_since"]
     if found["points"] and found["points"][-1]["at"] >= at:
         return found
     now = {
         "at": at,
-        "wave": wave["number"],
-        "finished": wave["finished"],
-        "failed": wave["failed"],
-        "failure_ratio": wave["failed"] / wave["finished"],
+        "wave": opened[-1]["number"],
+        "finished": finished,
+        "failed": failed,
+        "failure_ratio": failed / finished,
     }
     return {**found, "points": [*found["points"], now]}
 
@@ -240,7 +241,9 @@ async def ask_action(visit: Visit, rollout_id: str, action: str) -> Response:
         visit,
         title=f"{label}: {rollout['name']}?",
         lines=lines,
-        groups=[(words.look(words.TARGET, name).text, formats.number(n)) for name, n in preview["counts"].items()],
+        groups=[
+            (words.look(words.TARGET, name).text, formats.number(n)) for name, n in preview["counts"].items() if n > 0
+        ],
         fields=fields,
         hidden=(("expect_revision", rollout["revision"]),),
         refusal=refusal,
@@ -337,13 +340,13 @@ def _is_number(text: str) -> bool:
 
 def selector(release: str, fields: Mapping[str, str]) -> str:
     """Return the query of the form: its own text, and the group that was chosen. Pure."""
-    parts = []
+    product = release.partition("/")[0]
+    parts = [f'product="{product}"'] if product else []
     if fields.get("selector", "").strip():
         parts.append(fields["selector"].strip())
     if fields.get("group"):
         parts.append(f'group="{fields["group"]}"')
-    _ = release
-    return " and ".join(f"({part})" if len(parts) > 1 else part for part in parts)
+    return " and ".join(f"({part})" if " or " in part else part for part in parts)
 
 
 async def create(visit: Visit) -> Response:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from firmament.console.visit import Visit
 
 TOO_MANY: Final = 429
-NEEDS_CODE: Final = "request/second-factor"
+NEEDS_CODE: Final = "access/second-factor"
 HOUR_S: Final = 3600
 
 

@@ -136,14 +136,14 @@ async def consent(visit: Visit) -> Response:
     """Show who is asked before an update, and with which words."""
     return visit.page(
         "settings_consent.html",
-        policies=await visit.card(visit.api.get("/consent/policies")),
+        policies=await visit.card(visit.api.get("/consent/policy")),
         report=await visit.card(visit.api.get("/consent/report")),
     )
 
 
 async def session(visit: Visit) -> Response:
     """Show this browser's choices and the person's sessions."""
-    return visit.page("settings_session.html", sessions=await visit.card(visit.api.get("/sessions")))
+    return visit.page("settings_session.html", sessions=await visit.card(visit.api.get("/me/sessions")))
 
 
 async def about(visit: Visit) -> Response:
