@@ -5,19 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from firmament.errors import NotFoundError
+from firmament.server.consent import answers
 from firmament.server.inventory.attributes import decode_attributes
 from firmament.server.inventory.store import decode_manifest, get_device
 from firmament.server.rollouts.machine import RolloutState
 from firmament.server.rollouts.store import RolloutRecord, by_row
 from firmament.server.rollouts.targets import EVERYTHING, OLD_STOCK, Target, active_target, find_target
-from firmament.server.rollouts.why import DeviceFacts, PollFacts, Question, RolloutFacts
+from firmament.server.rollouts.why import Consent, DeviceFacts, PollFacts, Question, RolloutFacts
+from firmament.server.scope import Scope
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from firmament.core.manifest import Manifest
     from firmament.server.database.port import Connection
-    from firmament.server.scope import Scope
 
 
 def ask_about_start(
@@ -36,6 +37,7 @@ def ask_about_start(
         rollout=_rollout_facts(connection, rollout, target, now),
         target=target,
         poll=poll,
+        consent=_consent(connection, rollout.tenant_id, target.device_id, rollout.release_id, manifest, now),
     )
     return question, rollout
 
@@ -81,7 +83,28 @@ def ask_why(connection: Connection, scope: Scope, device_id: str, release: str |
         busy_with=_busy_with(connection, record.row_id, release_row, target, active),
         rollout=None if rollout is None else _rollout_facts(connection, rollout, target, now),
         target=target,
+        consent=_consent(connection, scope.tenant_id, record.row_id, release_row, manifest, now),
     )
+
+
+def _consent(
+    connection: Connection, tenant_id: int, device_row: int, release_row: int, manifest: Manifest, now: datetime
+) -> Consent | None:
+    """Return what the owner's rule or answer holds against a start; asking itself is the device's business."""
+    found = answers.verdicts(
+        connection,
+        Scope(tenant_id, "server"),
+        [device_row],
+        release_row=release_row,
+        update_class=manifest.update_class,
+        now=now,
+    ).get(device_row)
+    if found is None or found.may_install:
+        return None
+    if found.may_offer and found.until is None:
+        return None  # an owner who is to be asked needs the offer
+    until = int(found.until.timestamp()) if found.until is not None else None
+    return Consent(found.standing.value, f"{found.sentence}.", not found.may_offer and until is None, until)
 
 
 def _release(connection: Connection, scope: Scope, release: str) -> tuple[Manifest, bool, int]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from firmament.errors import NotFoundError
+from firmament.server.consent.answers import missing_notes
+from firmament.server.consent.rules import count_modes
 from firmament.server.inventory.query_sql import FROM
 from firmament.server.inventory.store import decode_manifest
 from firmament.server.rollouts.model import OnStop, boundaries, propose_waves
@@ -52,6 +54,8 @@ def make_plan(
     sources = _sources(connection, chosen, manifest)
     waves = _waves(connection, scope, policy, total)
     whole = manifest.payloads[0].length_bytes
+    modes = count_modes(connection, scope, chosen.targets(), manifest.update_class, now)
+    no_notes = missing_notes(manifest, asking=modes["ask"])
     return {
         "release": release,
         "selector": selector,
@@ -72,8 +76,11 @@ def make_plan(
         "sources": sources,
         "bytes_with_deltas": sum(item["count"] * item["payload_bytes"] for item in sources),
         "bytes_whole": total * whole,
-        "consent": _consent(total),
-        "blockers": blockers(is_withdrawn=row["withdrawn_at"] is not None, total=total, release=release),
+        "consent": modes,
+        "blockers": [
+            *blockers(is_withdrawn=row["withdrawn_at"] is not None, total=total, release=release),
+            *([no_notes] if no_notes is not None else []),
+        ],
         "warnings": _warnings(manifest, policy, waves, total),
         "needs_approval": needs_approval(policy, total),
         "policy": policy.to_json(),
@@ -160,7 +167,3 @@ def _known(connection: Connection, scope: Scope, names: Sequence[str]) -> int:
         f"SELECT COUNT(*) AS n FROM device d WHERE d.tenant_id = ? AND d.uid IN ({marks})", (scope.tenant_id, *names)
     ).fetchone()
     return int(row["n"])
-
-
-def _consent(total: int) -> dict[str, int]:
-    return {"automatic": total, "ask": 0, "window": 0, "manual": 0}

@@ -45,6 +45,13 @@ class Selection:
     matching: Sql
     excluded_by: Sql
 
+    def targets(self) -> Sql:
+        """Return the condition for the devices that would be reached."""
+        return Sql(
+            f"{self.matching.text} AND {self.excluded_by.text} = ''",
+            (*self.matching.parameters, *self.excluded_by.parameters),
+        )
+
 
 def select(
     connection: Connection,

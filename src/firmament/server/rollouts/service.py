@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 NAME: Final = re.compile(r"[^\x00-\x1f\x7f]{1,120}")
 MAX_CLEARED: Final = 5000
+NO_NOTES: Final = "consent/no-notes"
+"""Owners who are asked must be told what for."""
 
 
 def create(  # what a person fills in
@@ -56,6 +58,9 @@ def create(  # what a person fills in
         raise ConflictError(
             "Another number of devices would be reached now", expected=expect_count, found=plan["count"]
         )
+    blocked = [item for item in plan["blockers"] if item["code"] == NO_NOTES]
+    if blocked and not is_draft:
+        raise ConflictError(blocked[0]["message"], code=NO_NOTES)
     row = find_release(connection, scope, release)
     rollout = insert_rollout(
         connection,

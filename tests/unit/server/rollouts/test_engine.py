@@ -3,9 +3,11 @@
 import pytest
 from support.rollout_world import ADMIN, APPROVER, OPERATOR, rollout_world
 
-from firmament.core.manifest import Requires
+from firmament.core.manifest import Requires, UpdateClass
 from firmament.errors import ConflictError, ForbiddenError, MalformedError, SecondPersonError
 from firmament.server.attempts import service as attempts
+from firmament.server.consent import rules
+from firmament.server.consent.model import Level, Mode
 from firmament.server.rollouts import actions, facts, plan, service, why
 from firmament.server.rollouts.model import (
     Advance,
@@ -553,3 +555,15 @@ def test_devices_that_never_ask_do_not_keep_a_wave_open_for_ever(world):
     assert (shown["state"], shown["state_reason"]["code"]) == ("finished", "rollout/over")
     world.release("3.0", 3)
     assert world.rollout(world.create(release="thermo/3.0"))["total"] == 30
+
+
+def test_where_owners_are_asked_the_release_needs_notes_for_them(world):
+    rule = {"level": Level.TENANT, "subject": "", "update_class": UpdateClass.FEATURE}
+    world.submit(lambda db: rules.set_rule(db, ADMIN, **rule, mode=Mode.ASK, window=None, now=world.now))
+    made = plan.make_plan(world.db, OPERATOR, release="thermo/2.0", selector="", policy=Policy(), now=world.now)
+    assert made["consent"]["ask"] == 30
+    assert [item["code"] for item in made["blockers"]] == ["consent/no-notes"]
+    with pytest.raises(ConflictError):
+        world.create()
+    world.release("2.1", 3, notes={"en": "Fixes the clock."})
+    world.create(release="thermo/2.1")
