@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup packages demo test check fix sweep attacks fleet fuzz bench bench-delta docs pictures lock
+.PHONY: help setup packages demo test check fix sweep attacks chaos fleet fuzz bench bench-delta docs pictures lock
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -39,6 +39,8 @@ attacks: setup packages ## Play every attack story against real processes over H
 
 fleet: setup ## A hundred thousand virtual devices meet a bad build: it stops, goes back, leaves evidence.
 	@$(BIN)/python scripts/fleet.py
+chaos: setup packages ## Kill the server and PostgreSQL while devices report; nothing acknowledged may be lost.
+	@$(BIN)/python tests/chaos/run.py
 
 fuzz: setup ## Fuzz the decoders for a bounded time (FUZZ_S seconds, default 60).
 	@$(BIN)/python scripts/fuzz.py
