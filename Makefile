@@ -39,6 +39,7 @@ attacks: setup packages ## Play every attack story against real processes over H
 
 fleet: setup ## A hundred thousand virtual devices meet a bad build: it stops, goes back, leaves evidence.
 	@$(BIN)/python scripts/fleet.py
+
 chaos: setup packages ## Kill the server and PostgreSQL while devices report; nothing acknowledged may be lost.
 	@$(BIN)/python tests/chaos/run.py
 
