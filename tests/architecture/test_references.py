@@ -15,7 +15,7 @@ PLACES = [
     ROOT / "Makefile",
 ]
 REFERENCE = re.compile(r"(?<![\w/.-])((?:[\w-]+/)*[a-z][\w-]*\.md)(?:,? (§\d+(?:\.\d+)*|decision \d+|\d\.\d))?")
-EXAMPLES = {"a.md", "b.md", "f.md", "notes.md", "protocol.md", "hashlib.md"}
+EXAMPLES = {"a.md", "b.md", "de.md", "en.md", "f.md", "notes.md", "protocol.md", "hashlib.md"}
 
 
 def pages():

@@ -12,6 +12,8 @@ from attack.hostile import HostileServer, Ran, Victim
 
 from firmament.errors import FirmamentError, error_for_code
 
+REPORTS = ("POST /v1/report", "POST /v1/consent")
+"""What a device tells; a story is about what it asks for."""
 EVIDENCE = os.environ.get("FIRMAMENT_ATTACK_EVIDENCE", "")
 """File that run.py reads: one JSON line per story."""
 
@@ -60,7 +62,7 @@ class Stage:
 
     def asked_before_refusing(self) -> list[str]:
         """The paths of the last refused run, without reports."""
-        return [line for line in self.told[-1]["asked"] if not line.startswith("POST /v1/report")]
+        return [line for line in self.told[-1]["asked"] if not line.startswith(REPORTS)]
 
 
 @pytest.fixture(scope="session")

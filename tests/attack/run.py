@@ -13,6 +13,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 HERE = Path(__file__).parent
+REPORTS = ("POST /v1/report", "POST /v1/consent")
 ELSEWHERE = (
     "tests/e2e/test_server_refusals.py",
     "tests/e2e/test_server_machine.py",
@@ -59,7 +60,7 @@ def main() -> int:
             story = told.get(name, {})
             print(f"{'refused ' if is_refused else 'FAILED  '} {name.removeprefix('test_')}  {story.get('title', '')}")
             for item in story.get("told", []):
-                asked = [line for line in item["asked"] if not line.startswith("POST /v1/report")]
+                asked = [line for line in item["asked"] if not line.startswith(REPORTS)]
                 print(f"          {item['code']}; {len(asked)} requests, the last: {asked[-1] if asked else 'none'}")
     if done.returncode:
         print(done.stdout)

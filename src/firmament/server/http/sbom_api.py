@@ -19,6 +19,7 @@ from firmament.server.evidence.statements import MAX_STATEMENT_LENGTH_BYTES, rea
 from firmament.server.http import evidence_shapes as shapes
 from firmament.server.http.messages import read_body
 from firmament.server.http.operator_base import OperatorPart, query_integer
+from firmament.server.payloads import ownership
 from firmament.server.scope import Action, Scope
 
 if TYPE_CHECKING:
@@ -73,11 +74,14 @@ class SbomApi(OperatorPart):
             components = await asyncio.to_thread(read_sbom, data)
             await asyncio.to_thread(self._keep, wanted, data)
         now = self._parts.clock.now()
-        findings = await self._parts.database.submit(
-            lambda connection: store.add_sbom(
+
+        def keep(connection: Connection) -> int:
+            ownership.note_blob(connection, scope, wanted, length_bytes=len(data), now=now)
+            return store.add_sbom(
                 connection, scope, product=product, version=version, digest=wanted, components=components, now=now
             )
-        )
+
+        findings = await self._parts.database.submit(keep)
         return {
             "release": f"{product}/{version}",
             "digest": str(wanted),
