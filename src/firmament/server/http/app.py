@@ -370,7 +370,7 @@ class Application:
 
         try:
             self._parts.address_limit.require(address, started_s, what="requests from this address")
-            await self._answering(scope["path"])(scope, receive, noting)
+            await self._answering(scope)(scope, receive, noting)
         except GoneError:
             pass
         except FirmamentError as error:
@@ -388,8 +388,12 @@ class Application:
             duration_s=round(self._parts.clock.monotonic_s() - started_s, 4),
         )
 
-    def _answering(self, path: str) -> ASGIApp:
-        return self.operators if self.pages is None or path.startswith(OPERATOR_PATHS) else self.pages
+    def _answering(self, scope: AsgiScope) -> ASGIApp:
+        # Pages are for people: a device gets problem+json on every path.
+        is_device = scope["state"].get("peer") is not None
+        if self.pages is None or is_device or scope["path"].startswith(OPERATOR_PATHS):
+            return self.operators
+        return self.pages
 
 
 def make_operator_app(parts: Parts) -> FastAPI:
