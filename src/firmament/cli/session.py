@@ -57,7 +57,9 @@ def _items(client: OperatorApi) -> Iterator[dict[str, Any]]:
                 command = f"firmament rollout approve {name}"
             yield {"kind": state, "subject": name, "sentence": printable(sentence), "next": command}
     for told in client.call("GET", "/api/v1/notifications")["notifications"][:MAX_SHOWN]:
-        if told.get("acknowledged_at") is None and told.get("closed_at") is None:
+        # "Is running" is for information; a warning or worse wants somebody.
+        is_open = told.get("acknowledged_at") is None and told.get("closed_at") is None
+        if is_open and told["severity"] != "info":
             yield {
                 "kind": "told",
                 "subject": str(told["id"]),
