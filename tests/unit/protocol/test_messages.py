@@ -99,5 +99,5 @@ def test_every_outcome_is_a_final_status_under_the_same_word():
 
 def test_paths_are_versioned():
     found = [value for name, value in vars(paths).items() if name.isupper()]
-    assert len(found) == len(set(found)) == 6
+    assert len(found) == len(set(found)) == 7
     assert all(path.startswith("/v1/") for path in found)
