@@ -28,6 +28,7 @@ CLASSES = {
     Action.READ: """
         GET /api/v1/devices/versions|GET /api/v1/trust|GET /api/v1/image/state|GET /api/v1/products
         GET /api/v1/releases|GET /api/v1/releases/{product}/{version}|GET /api/v1/devices/count
+        GET /api/v1/products/{product}/images
         GET /api/v1/devices/attributes|GET /api/v1/tags|GET /api/v1/groups|GET /api/v1/filters
         PUT /api/v1/filters/{name}|DELETE /api/v1/filters/{name}|GET /api/v1/sites
         POST /api/v1/rollouts/plan|GET /api/v1/rollouts|GET /api/v1/rollouts/{rollout_id}
