@@ -4,6 +4,8 @@ import json
 import random
 
 import pytest
+from support.agent_device import Device as Agent
+from support.agent_device import until
 from support.server_world import World, run_command
 
 
@@ -87,6 +89,26 @@ def test_the_fleet_says_from_where_and_the_release_carries_the_deltas(bench):
     world.assign(devices[0], "thermo/1.1")
     taken = devices[0].assignment(image_digest=f"sha256:{digest}", methods=("refdelta/1",))
     assert taken["payload"] == delta["target"]
+    install_by_delta(bench, bench.directory / "device")
+
+
+def install_by_delta(bench, directory):
+    """A real agent goes to 1.0 whole and to 1.1 by the delta: the whole image of 1.1 is not to be had any more."""
+    world, agent = bench.world, Agent(directory, bench.world)
+    provisioning = bench.run(
+        "device", "provision-file", "--product", "thermo", "--hardware", "rpi4", "--out", directory / "d"
+    )
+    agent.device_id = agent.run("provision", provisioning["file"], code=0)["device_id"]
+    for version in ("1.0", "1.1"):
+        world.assign(agent, f"thermo/{version}")
+        agent.run("check", code=0)
+        agent.run("download", code=0)
+        agent.run("apply", code=10)
+        with agent.daemon():  # the machine comes back
+            until(lambda: world.attempt(agent)["status"] == "confirmed")
+        for whole in world.server.directory.rglob("*.image.img"):
+            whole.unlink()
+    assert (directory / "a.img").read_bytes().startswith((bench.directory / "1.1").read_bytes())
 
 
 def test_the_images_of_a_product_are_for_those_who_may_read_it(bench):
