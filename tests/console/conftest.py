@@ -138,7 +138,9 @@ class Rollout:
         self.path = f"/rollouts/{self.rollout_id}"
 
     def show(self):
-        return self.world.admin.ask("GET", "/api/v1" + self.path).json
+        answer = self.world.admin.ask("GET", "/api/v1" + self.path)
+        assert answer.status == 200, answer.body
+        return answer.json
 
     def live_until(self, *states, seconds=90):
         deadline = time.monotonic() + seconds

@@ -11,7 +11,7 @@ def test_signing_in_leads_where_one_wanted_to_go(world, open_page):
     page.get_by_label("Name").fill("viewer")
     page.get_by_label("Password").fill("wrong password")
     page.get_by_role("button", name="Sign in").click()
-    expect(page.get_by_role("alert")).to_contain_text("Name or password is wrong")
+    expect(page.get_by_role("alert")).to_contain_text("Name, password or code is wrong")
     expect(page.get_by_label("Name")).to_have_value("viewer")
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_role("button", name="Sign in").click()
