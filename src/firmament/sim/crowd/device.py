@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 NONCE_LENGTH_BYTES: Final = 16
 OK: Final = 200
 TIMEOUT_S: Final = 30
+PATIENCE: Final = urllib3.Retry(
+    total=20, status_forcelist=[429], allowed_methods=None, respect_retry_after_header=True, raise_on_status=False
+)
+"""A whole crowd shares one address, and so its limit; an agent waits as it is told."""
 STEPS: Final = (AttemptStatus.FETCHING, AttemptStatus.VERIFIED, AttemptStatus.STAGED)
 FAILED_HEALTH: Final = "health: mqtt connect timed out after 30 s (3 of 3)"
 
@@ -161,7 +165,9 @@ class CrowdDevice:
 
 
 def _ask(pool: urllib3.PoolManager, url: str, body: dict[str, Any]) -> dict[str, Any]:
-    answer = pool.request("POST", url, body=json.dumps(body).encode(), headers={"content-type": "application/json"})
+    answer = pool.request(
+        "POST", url, body=json.dumps(body).encode(), headers={"content-type": "application/json"}, retries=PATIENCE
+    )
     if answer.status != OK:
         raise DeviceRefusedError(f"{url}: {answer.status} {answer.data[:300]!r}")
     found: dict[str, Any] = json.loads(answer.data)
