@@ -206,10 +206,12 @@ def test_a_refused_publish_is_an_event_with_its_code(world):
     thermo = world.token("releaser", "thermo")
     said = [
         refused(world, submission(world.author.product("thermo", signers=[]))),
+        refused(world, submission(world.author.product("thermo", expires_at=world.author.now - timedelta(days=1)))),
         refused(world, submission(world.author.top_targets()), thermo),
+        refused(world, submission(world.author.product("thermo", version=1))),
     ]
     codes = [event["facts"]["code"] for event in world.server.events("publish.refused")[before:]]
-    assert codes == said == ["trust/threshold-not-met", "request/forbidden"]
+    assert codes == said == ["trust/threshold-not-met", "trust/expired", "request/forbidden", "trust/rollback"]
 
 
 def test_publishing_the_same_again_changes_nothing(world, unchanged):
