@@ -1,9 +1,18 @@
 """What every test may rely on."""
 
+from pathlib import Path
+
 from hypothesis import HealthCheck, settings
 from support.databases import connection, database_kind, target
 
 __all__ = ("connection", "database_kind", "target")
+
+BROWSER_TESTS = Path(__file__).parent / "console"
+
+
+def pytest_collection_modifyitems(items):
+    """Put the tests with a browser last: its event loop stays in the process, where `asyncio.run` then refuses to start."""
+    items.sort(key=lambda item: item.path.is_relative_to(BROWSER_TESTS))
 
 # Examples are few enough for the whole suite to stay quick, and no deadline: the machine may be busy.
 settings.register_profile(
