@@ -14,6 +14,7 @@ def pytest_collection_modifyitems(items):
     """Put the tests with a browser last: its event loop stays in the process, where `asyncio.run` then refuses to start."""
     items.sort(key=lambda item: item.path.is_relative_to(BROWSER_TESTS))
 
+
 # Examples are few enough for the whole suite to stay quick, and no deadline: the machine may be busy.
 settings.register_profile(
     "house", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]

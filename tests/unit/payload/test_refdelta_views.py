@@ -241,7 +241,7 @@ def test_a_reordered_table_of_types_is_predicted():
     old, new = table(1), table(2)
     order = types.order(*old, *new)
     made = btf.predict(
-        old[0] + order.added_types,
+        btf.words_of(old[0] + order.added_types),
         old[1] + order.added_names,
         type_runs=(order.type_jumps, order.type_lengths),
         name_runs=(order.name_jumps, order.name_lengths),
@@ -265,12 +265,13 @@ def test_a_reordered_table_of_types_is_predicted():
 def test_what_is_no_table_of_types_is_refused(damage):
     types_, names = damage(*table(1))
     with pytest.raises(MalformedPayloadError):
-        btf.predict(types_, names, type_runs=([0], [1]), name_runs=([0], [1]))
+        btf.predict(btf.words_of(types_), names, type_runs=([0], [1]), name_runs=([0], [1]))
 
 
 @pytest.mark.parametrize(
     "runs", [([0], [99_999]), ([-1], [1]), ([0], [0]), ([0, 1], [1]), ([0, -1] * 9000, [1] * 18_000)]
 )
 def test_an_impossible_order_is_refused(runs):
+    types_, names = table(1)
     with pytest.raises(MalformedPayloadError):
-        btf.predict(*table(1), type_runs=runs, name_runs=([0], [1]))
+        btf.predict(btf.words_of(types_), names, type_runs=runs, name_runs=([0], [1]))

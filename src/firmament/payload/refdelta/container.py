@@ -261,12 +261,10 @@ def _views(precursor: Reader, length: int, streams: list[wire.Stream]) -> Views:
         for kind in (0, 1):
             first, used[kind] = used[kind], used[kind] + counts[kind]
             picked.append((orders[2 * kind][first : used[kind]], orders[2 * kind + 1][first : used[kind]]))
-        old_types, old_names = (
-            read_all(_Slice(views, at), count) for at, count in ((types_at, types), (names_at, names))
-        )
-        old_types += streams[10].read(added_types)
-        old_names += streams[10].read(added_names)
-        found = btf.predict(old_types, old_names, type_runs=picked[0], name_runs=picked[1])
+        words = btf.words_of(read_all(_Slice(views, types_at), types))
+        words += btf.words_of(streams[10].read(added_types))
+        old_names = read_all(_Slice(views, names_at), names) + streams[10].read(added_names)
+        found = btf.predict(words, old_names, type_runs=picked[0], name_runs=picked[1])
         if len(found) != made:
             raise MalformedPayloadError("A table of a delta has another length", expected=made, got=len(found))
         views.add(BytesReader(found), made)

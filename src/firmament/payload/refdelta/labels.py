@@ -158,24 +158,26 @@ class Labels:
     def __init__(self, labels: array[int], moves: array[int]) -> None:
         self._labels, self._moves = labels, moves
         self._coarse = labels[::_COARSE].tolist()
+        self._count = len(labels)
         self.memo: dict[int, int] = {}
-
-    def _index(self, label: int) -> int:
-        low = (bisect_right(self._coarse, label) - 1) * _COARSE
-        return bisect_right(self._labels, label, low, min(low + _COARSE, len(self._labels))) - 1 if low >= 0 else -1
 
     def shift(self, label: int) -> int:
         """Return how far the label moved, or NOWHERE."""
-        index = self._index(label)
-        found = self._moves[index] if index >= 0 else NOWHERE
-        if len(self.memo) >= _MEMO:
-            self.memo.clear()
-        self.memo[label] = found
+        stop = bisect_right(self._coarse, label) * _COARSE
+        if stop:
+            count = self._count
+            found = self._moves[bisect_right(self._labels, label, stop - _COARSE, min(count, stop)) - 1]
+        else:
+            found = NOWHERE
+        memo = self.memo
+        if len(memo) >= _MEMO:
+            memo.clear()
+        memo[label] = found
         return found
 
     def span(self, label: int) -> tuple[int, int, int]:
         """Return (first, end, shift) of the stretch of labels around this one that move together."""
-        index = self._index(label)
+        index = bisect_right(self._labels, label) - 1
         if index < 0:
             return 0, 0, NOWHERE
         end = self._labels[index + 1] if index + 1 < len(self._labels) else self._labels[index]

@@ -103,7 +103,10 @@ def _reordered(old: bytes, new: bytes) -> tuple[bytes, list[int], list[list[int]
         order = types.order(*parts)
         columns = (order.type_jumps, order.type_lengths, order.name_jumps, order.name_lengths)
         made = btf.predict(
-            parts[0] + order.added_types, parts[1] + order.added_names, type_runs=columns[:2], name_runs=columns[2:]
+            btf.words_of(parts[0] + order.added_types),
+            parts[1] + order.added_names,
+            type_runs=columns[:2],
+            name_runs=columns[2:],
         )
         rows.append(
             (

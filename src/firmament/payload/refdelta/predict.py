@@ -11,7 +11,7 @@ instructions at the speed of C, Python only sees those that refer to something.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntFlag
+from enum import IntEnum
 from itertools import compress
 from typing import TYPE_CHECKING, Final
 
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from firmament.payload.refdelta.regions import Regions
 
 
-class Mode(IntFlag):
-    """What to look for in a block; the byte that the payload holds for it."""
+class Mode(IntEnum):
+    """What to look for in a block; the byte that the payload holds is the sum.
+
+    Plain numbers: the arithmetic of enum flags would cost the device more time than the prediction.
+    """
 
     CODE = 1
     """Instructions of the region's processor."""
@@ -250,8 +253,11 @@ def _thumb(data: bytes, out: memoryview, site: Site, start: int, labels: Labels)
 def _pointers64(data: bytes, out: memoryview, site: Site, labels: Labels) -> None:
     recall, lookup = labels.memo.get, labels.shift
     base, label, change = site.old_base, site.old_label, site.turn + site.new_base
-    for i, word in enumerate(memoryview(data).cast("Q")):
-        address = word - base & _64
+    words = memoryview(data).cast("Q")
+    tops = bytearray(256)
+    tops[base >> 56 & 255] = tops[base + MOST_ADDRESS >> 56 & 255] = 1
+    for i in compress(range(len(words)), data[7::8].translate(tops)):
+        address = words[i] - base & _64
         if LEAST_ADDRESS <= address < MOST_ADDRESS:
             if (shift := recall(label + address)) is None:
                 shift = lookup(label + address)
