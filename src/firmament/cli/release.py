@@ -14,6 +14,8 @@ from firmament.cli.release_log import proof, verify_log
 from firmament.cli.release_mcuboot import make_image, mcuboot_options
 from firmament.cli.release_notes import group as NOTES  # noqa: N812 - a constant, as VIEWS
 from firmament.cli.release_sbom import sbom
+from firmament.cli.release_seal import COMMANDS as SEALING
+from firmament.cli.release_seal import make_sealer, seal_options
 from firmament.cli.release_view import COMMANDS as VIEWS
 from firmament.cli.workspace import (
     TerminalSecrets,
@@ -45,7 +47,7 @@ def group() -> None:
 
 
 group.add_command(NOTES)
-for _view in (*VIEWS, delta):
+for _view in (*VIEWS, delta, *SEALING):
     group.add_command(_view)
 for _logged in (proof, verify_log, sbom):
     group.add_command(_logged)
@@ -77,6 +79,8 @@ for _logged in (proof, verify_log, sbom):
     metavar="SEQ",
     help="A rollout may bring devices back from this release, to a slot with at least this sequence number.",
 )
+@click.option("--seal", "is_sealed", is_flag=True, help="Encrypt the payloads; only devices given the key read them.")
+@seal_options
 @mcuboot_options
 @workspace_option
 @output_options
@@ -85,6 +89,7 @@ def build(source: Path, product: str | None, version: str, workspace: Path, **op
     from firmament.release import build as builder
     from firmament.release import sign
     from firmament.release.compose import compose, only_product
+    from firmament.release.seal import describe
 
     out, opened = output(), open_workspace(workspace)
     product = product or only_product(opened)
@@ -110,6 +115,9 @@ def build(source: Path, product: str | None, version: str, workspace: Path, **op
         now=now(),
     )
     target = sign.built_directory(opened, draft.release_id)
+    finish = builder.as_it_is
+    if options["is_sealed"]:
+        finish = make_sealer(opened, options["suite"], options["passphrase_file"]).seal
     if options["mcuboot"]:
         image = make_image(source, version=version, sequence_number=draft.sequence_number, options=options)
         if image is None:
@@ -118,9 +126,9 @@ def build(source: Path, product: str | None, version: str, workspace: Path, **op
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory, "image.bin")
             path.write_bytes(image)
-            built = builder.build(RealDisk(), path, target, draft)
+            built = builder.build(RealDisk(), path, target, draft, finish=finish)
     else:
-        built = builder.build(RealDisk(), source, target, draft)
+        built = builder.build(RealDisk(), source, target, draft, finish=finish)
     made = built.manifest
     threshold = opened.product_keys(product).threshold
     out.document(
@@ -129,6 +137,7 @@ def build(source: Path, product: str | None, version: str, workspace: Path, **op
         lines=[
             f"Built {made.release_id}, sequence number {made.sequence_number}, for {', '.join(made.hardware)}.",
             f"{made.installer}, {size(made.image.length_bytes)}, {made.image.digest}.",
+            *([f"{describe(made.payloads[0])}."] if made.confidential else []),
             f"Not signed yet (needs {threshold}).",
         ],
     )
@@ -221,6 +230,7 @@ def renew(role: str, workspace: Path, passphrase_file: Path | None, pin_file: Pa
 )
 @click.option("--dry-run", is_flag=True, help="Say what would happen, and change nothing.")
 @click.option("--channel", help="Promote the published releases to this channel (server).")
+@click.option("--withhold-keys", is_flag=True, help="Do not give the server the content keys of sealed releases.")
 @server_options
 @workspace_option
 @secret_options
@@ -230,6 +240,7 @@ def publish_(
     directory: Path | None,
     dry_run: bool,  # noqa: FBT001 - click's shape
     channel: str | None,
+    withhold_keys: bool,  # noqa: FBT001 - click's shape
     server: str | None,
     ca: Path | None,
     token_file: Path | None,
@@ -251,15 +262,19 @@ def publish_(
     if dry_run:
         out.document("publish", facts, lines=["Would publish:", *_plan_lines(plan, where)])
         return
-    lines = ["Published:", *_plan_lines(plan, where)]
+    lines, secrets = ["Published:", *_plan_lines(plan, where)], TerminalSecrets(passphrase_file, pin_file)
     if is_remote:
+        keys_from = None if withhold_keys else secrets
         with connect(opened, server=server, ca=ca, token_file=token_file) as api:
-            facts |= publish.publish_server(opened, plan, api, now=now(), progress=_progress)
+            facts |= publish.publish_server(
+                opened, plan, api, now=now(), keys_from=keys_from, progress=_progress
+            )  # fmt: skip
             for release in plan.added if plan is not None and channel else ():
                 api.call("POST", f"/api/v1/releases/{release}/promote", {"channel": channel})
         lines.append(f"The server's snapshot is at version {facts['snapshot_version']}.")
+        if plan is not None and plan.sealed():
+            lines.append(f"The server was given {facts['content_keys']} content keys.")
     elif plan is not None:
-        secrets = TerminalSecrets(passphrase_file, pin_file)
         publish.publish_local(opened, plan, secrets=secrets, now=now())
     if directory is not None:
         facts["timestamp_version"] = publish.publish_directory(opened, directory.absolute(), now=now())

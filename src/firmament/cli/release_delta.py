@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from firmament.cli.common import output, output_options
+from firmament.cli.common import output, output_options, passphrase_option
+from firmament.cli.release_seal import sealer_of
 from firmament.cli.workspace import connect, open_workspace, server_options, size, workspace_option
 from firmament.core.ids import release_id
 
@@ -35,6 +36,7 @@ WHOLE: Final = "whole image"
 @click.option("--memory-limit", type=click.IntRange(64), default=6144, show_default=True, help="MiB for each delta.")
 @server_options
 @workspace_option
+@passphrase_option
 @output_options
 def delta(
     product: str,
@@ -48,12 +50,13 @@ def delta(
     ca: Path | None,
     token_file: Path | None,
     workspace: Path,
+    passphrase_file: Path | None,
 ) -> None:
     """Make deltas for PRODUCT VERSION, which is built and not signed yet.
 
     Without --from the server is asked which versions are alive in the fleet, and the most common ones
     whose images are in this workspace get one. Every delta is applied and compared before it
-    counts, and dropped when it does not pay.
+    counts, and dropped when it does not pay. The deltas of a sealed release are sealed as well.
     """
     from firmament.payload.choose import Bounds
     from firmament.release import delta as deltas
@@ -68,10 +71,11 @@ def delta(
         with connect(opened, server=server, ca=ca, token_file=token_file) as api:
             images = api.call("GET", f"/api/v1/products/{product}/images")["images"]
         precursors, missing = deltas.alive(opened, built, images)
+    sealer = sealer_of(opened, built, passphrase_file) if built.plain else None
     bounds = Bounds(time_s=time_limit, cpu_s=time_limit, memory_bytes=memory_limit * MIB)
     with _progress(precursors, methods) as tell:
         made = deltas.make(
-            opened, built, precursors, workers=workers, bounds=bounds, methods=methods, progress=tell
+            opened, built, precursors, workers=workers, bounds=bounds, methods=methods, sealer=sealer, progress=tell
         )  # fmt: skip
     facts = made.to_json() | {"missing": [one.to_json() for one in missing]}
     out.document("deltas", facts, lines=_lines(made, missing))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from firmament.cli.common import output, output_options
+from firmament.cli.common import output, output_options, passphrase_option
 from firmament.cli.workspace import (
     TerminalSecrets,
     connect,
@@ -24,6 +24,7 @@ from firmament.errors import NotFoundError
 
 if TYPE_CHECKING:
     from firmament.core.manifest import Manifest
+    from firmament.release.seal import OpenedPayload
     from firmament.release.workspace import Workspace
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -78,8 +79,11 @@ def list_(
 @output_options
 def show(release: str, workspace: Path) -> None:
     """Show everything that is signed, or will be, about RELEASE."""
+    from firmament.release.seal import describe
+
     made, state = _find(open_workspace(workspace, is_changing=False), release)
     lines = [f"{release}: {state}", *_facts(made)]
+    lines += [f"payload {payload.target}: {describe(payload)}" for payload in made.payloads]
     output().document("release", {"release": release, "state": state, "manifest": made.to_json()}, lines=lines)
 
 
@@ -103,14 +107,27 @@ def inspect(file: Path) -> None:
 @click.argument("what", metavar="RELEASE|FILE")
 @click.option("--offline", "root", type=_FILE, help="root.json that you trust; default: the workspace's first root.")
 @click.option("--directory", type=click.Path(path_type=Path, file_okay=False), help="Static repository to verify.")
+@click.option("--digests-only", is_flag=True, help="Do not open sealed payloads, though their keys are here.")
 @workspace_option
+@passphrase_option
 @output_options
-def verify(what: str, root: Path | None, directory: Path | None, workspace: Path) -> None:
+def verify(
+    what: str,
+    root: Path | None,
+    directory: Path | None,
+    digests_only: bool,  # noqa: FBT001 - click's shape
+    workspace: Path,
+    passphrase_file: Path | None,
+) -> None:
     """Verify RELEASE with its payloads, or find the signed release that FILE belongs to.
 
-    Walks from the trusted root as a device does: root chain, timestamp, snapshot, targets,
-    product. Needs no network. Exits with 20-39 when something is not as it was signed.
+    Sealed payloads whose content keys are in this workspace are opened and applied, and what comes
+    out is compared with the signed image.
+
+    Walks from the trusted root as a device does: root chain, timestamp, snapshot, targets, product. Needs
+    no network. Exits with 20-39 when something is not as it was signed.
     """
+    from firmament.release.seal import describe
     from firmament.release.store import RepositoryStore
     from firmament.release.verify import find_file, verify_release, verify_repository
     from firmament.trust.repository import MAX_METADATA_LENGTH_BYTES
@@ -129,7 +146,7 @@ def verify(what: str, root: Path | None, directory: Path | None, workspace: Path
     else:
         raise click.UsageError("Name the root you trust with --offline ROOT; a repository cannot vouch for itself")
     view = verify_repository(files, trusted, now=now())
-    path = Path(what)
+    path, opened_payloads = Path(what), []
     if path.is_file():
         made, target = find_file(view, disk, path.absolute())
         lines = [f"{path} is {target} of {made.release_id}, as signed."]
@@ -137,12 +154,21 @@ def verify(what: str, root: Path | None, directory: Path | None, workspace: Path
         made = verify_release(view, store, disk, what)
         target = made.payloads[0].target
         lines = [f"{what} is as signed: {len(made.payloads)} payload, {made.image.digest}."]
+        if directory is None and not digests_only:
+            opened_payloads = _open(open_workspace(workspace, is_changing=False), made, passphrase_file)
+        elif made.confidential:
+            lines.append("It is sealed; what is inside was not looked at.")
+        lines += [
+            f"{one.payload.target} opens, {one.problem or 'and gives the signed image'} ({describe(one.payload)})."
+            for one in opened_payloads
+        ]
     facts = {
         "release": made.release_id,
         "target": target,
         "root_version": view.root.signed.version,
         "timestamp_version": view.timestamp_version,
         "verified": True,
+        "opened": [one.to_json() for one in opened_payloads],
     }
     if not view.timestamp_version:
         lines.append("The repository has no timestamp here, so nothing shows that it is the newest state.")
@@ -203,6 +229,7 @@ def legacy(
 
     out, opened = output(), open_workspace(workspace, is_changing=False)
     made, _ = _find(opened, release)
+    view = writer.version_file(made)
     payload = _payload(opened, made)
     if payload is None:
         raise NotFoundError("The payload of this release is not in the workspace", release=release)
@@ -211,7 +238,6 @@ def legacy(
         raise click.BadParameter("legacy signatures are made with file keys", param_hint="--key")
     passphrase = TerminalSecrets(passphrase_file, pin_file).passphrase(name)
     private = key_files.load(opened.keys_directory / record.uri.removeprefix("file:"), passphrase)
-    view = writer.version_file(made)
     directory = destination.absolute()
     paths = writer.export(opened.disk, payload, directory, view, private, LegacyScheme(scheme))
     for text in tag:
@@ -260,15 +286,36 @@ def _find(opened: Workspace, release: str) -> tuple[Manifest, str]:
 
 
 def _payload(opened: Workspace, made: Manifest) -> Path | None:
+    """Return the file of the first payload as it was before sealing; None when it is not here."""
     from firmament.release import sign
     from firmament.trust import repository
 
     built = sign.find_built(opened, made.release_id)
     if built is not None and built.manifest == made:
-        return built.file_of(made.payloads[0].target)
+        return built.file_of(built.unsealed.manifest.payloads[0].target)
+    if made.payloads[0].is_sealed:
+        return None
     target = repository.release_targets(made)[made.payloads[0].target]
     path = opened.images.target_path(repository.target_file_name(target))
     return path if opened.disk.exists(path) else None
+
+
+def _open(opened: Workspace, made: Manifest, passphrase_file: Path | None) -> list[OpenedPayload]:
+    """Open the sealed payloads of a published release whose keys are here; without keys nothing."""
+    from firmament.release import content_keys
+    from firmament.release import delta as deltas
+    from firmament.release.seal import open_release
+    from firmament.trust import repository
+
+    if not made.confidential or not content_keys.have(opened, made.release_id):
+        return []
+    targets = repository.release_targets(made)
+    return open_release(
+        made,
+        content_keys.load(opened, made.release_id, TerminalSecrets(passphrase_file)),
+        file_of=lambda payload: opened.images.target_path(repository.target_file_name(targets[payload.target])),
+        precursor_of=lambda digest: deltas.image_file(opened, made.product, digest),
+    )
 
 
 def _cell(value: object) -> str:

@@ -22,6 +22,7 @@ SCHEMAS: Final[dict[str, str]] = {
     "manual":              "pages",
     # authors
     "ceremony":            "repository version expires_at fingerprint changes old new complete missing",
+    "content-keys":        "release content_keys",
     "deltas":              "release deltas dropped missing",
     "diff":                "old new fields files",
     "draft":               "product role_version threshold signed missing complete path",
@@ -39,7 +40,8 @@ SCHEMAS: Final[dict[str, str]] = {
     "releases":            "releases",
     "role":                "role version",
     "rotation":            "",
-    "verification":        "release target root_version timestamp_version verified",
+    "sealed":              "release suite payloads",
+    "verification":        "release target root_version timestamp_version verified opened",
     "vector":              "file",
     "workspace":           "directory product keys has_director gives_up",
     # operators

@@ -2,7 +2,8 @@
 
 Input is a directory (becomes a deterministic bundle), an MCUboot image (told by its magic), or
 any other file or block device (becomes a raw image). The result lies in
-``releases/<product>-<version>/``: ``release.json`` and the payload files it names.
+``releases/<product>-<version>/``: ``release.json`` and the payload files it names. Of a sealed release
+the plain files lie there too, as the next delta needs them; only what the manifest names is published.
 """
 
 from __future__ import annotations
@@ -25,13 +26,15 @@ from firmament.release.store import chunks
 from firmament.trust.repository import json_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 RELEASE_FILE: Final = "release.json"
 MAX_RELEASE_LENGTH_BYTES: Final = 256 * 1024
 # The manifest is at most 64 KiB; indentation at most doubles it.
 BUILD_VERSION: Final = 1
+MAX_FILES: Final = 3 * manifest.MAX_PAYLOADS
+"""For each payload itself, sealed, and the list of its pieces."""
 WHOLE: Final = "whole"
 FILENAMES: Final = {"bundle": "bundle.tar", "mcuboot": "image.bin", "image": "image.img"}
 
@@ -44,6 +47,15 @@ class BuiltRelease:
     manifest: Manifest
     files: dict[str, str]
     """Payload file name in `directory` by TUF target path."""
+    plain: tuple[Payload, ...] = ()
+    """Of a sealed release: the payloads that are inside, whose files stay on the bench."""
+
+    @property
+    def unsealed(self) -> BuiltRelease:
+        """The same build before it was sealed; itself when it is not."""
+        if not self.plain:
+            return self
+        return replace(self, manifest=replace(self.manifest, payloads=self.plain, confidential=False), plain=())
 
     def file_of(self, target: str) -> Path:
         """Return the payload file of a target; raises FileError for one that was not built."""
@@ -53,7 +65,19 @@ class BuiltRelease:
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``release.json`` holds."""
-        return {"v": BUILD_VERSION, "manifest": self.manifest.to_json(), "files": self.files}
+        value: dict[str, Any] = {"v": BUILD_VERSION, "manifest": self.manifest.to_json(), "files": self.files}
+        if self.plain:
+            value["plain"] = [payload.to_json() for payload in self.plain]
+        return value
+
+    def write(self, disk: Disk) -> None:
+        """Write ``release.json``: from now on the build is what it says."""
+        replace_durably(disk, self.directory / RELEASE_FILE, json_text(self.to_json()), mode=PUBLIC_MODE)
+
+
+def as_it_is(release: BuiltRelease) -> BuiltRelease:
+    """Return a build that needs nothing more."""
+    return release
 
 
 def detect_installer(source: Path) -> str:
@@ -70,12 +94,20 @@ def detect_installer(source: Path) -> str:
         raise FileError("The source cannot be read", path=source, reason=error.strerror or error) from error
 
 
-def build(disk: Disk, source: Path, directory: Path, draft: Manifest) -> BuiltRelease:
+def build(
+    disk: Disk,
+    source: Path,
+    directory: Path,
+    draft: Manifest,
+    *,
+    finish: Callable[[BuiltRelease], BuiltRelease] = as_it_is,
+) -> BuiltRelease:
     """Build `source` into `directory`; `draft` is a manifest without image and payloads.
 
-    Everything is checked and written beside, then renamed: `directory` holds a whole build or does
-    not exist. Raises ConflictError if it exists, UnsafeArchiveError for a tree that no bundle can
-    hold, MalformedError for an image or manifest that is not well formed, TooLargeError.
+    `finish` may add to what lies there before it counts, e.g. seal it. Everything is checked and
+    written beside, then renamed: `directory` holds a whole build or does not exist. Raises
+    ConflictError if it exists, UnsafeArchiveError for a tree that no bundle can hold,
+    MalformedError for an image or manifest that is not well formed, TooLargeError.
     """
     if disk.exists(directory):
         raise ConflictError("This release is built already; withdraw the build or use another version", path=directory)
@@ -85,7 +117,8 @@ def build(disk: Disk, source: Path, directory: Path, draft: Manifest) -> BuiltRe
     disk.remove_tree(fresh)
     disk.make_directory(fresh, mode=0o755)
     try:
-        release = _write(disk, source, fresh, draft)
+        release = finish(_write(disk, source, fresh, draft))
+        release.write(disk)
     except BaseException:
         disk.remove_tree(fresh)
         raise
@@ -111,9 +144,7 @@ def _write(disk: Disk, source: Path, fresh: Path, draft: Manifest) -> BuiltRelea
         payloads=(Payload(WHOLE, 1, target, length_bytes, digest),),
     )
     manifest.decode(whole.to_json())  # what a device would refuse is refused here, before anybody signs it
-    release = BuiltRelease(fresh, whole, {target: filename})
-    replace_durably(disk, fresh / RELEASE_FILE, json_text(release.to_json()), mode=PUBLIC_MODE)
-    return release
+    return BuiltRelease(fresh, whole, {target: filename})
 
 
 def _read_source(source: Path) -> Iterator[bytes]:
@@ -162,8 +193,13 @@ def load_built(disk: Disk, directory: Path) -> BuiltRelease:
     )
     fields = Fields(value, what=what)
     fields.integer("v", minimum=BUILD_VERSION, maximum=BUILD_VERSION)
-    files = fields.text_map("files", max_items=2 * manifest.MAX_PAYLOADS, max_length=255)
+    files = fields.text_map("files", max_items=MAX_FILES, max_length=255)
     for filename in files.values():
         if "/" in check(filename, TARGET_PATH, what="The payload file's name"):
             raise MalformedError(f"{what} names a file outside its directory", file=filename)
-    return BuiltRelease(directory, manifest.decode(fields.object("manifest").value), files)
+    described = fields.object("manifest").value
+    plain: tuple[Payload, ...] = ()
+    if "plain" in fields:
+        inside = [item.value for item in fields.objects("plain", min_items=1, max_items=manifest.MAX_PAYLOADS)]
+        plain = manifest.decode({**described, "payloads": inside, "confidential": False}).payloads
+    return BuiltRelease(directory, manifest.decode(described), files, plain)

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from firmament.core.digest import Digest
     from firmament.payload.choose import Bounds, Trial
+    from firmament.release.seal import Sealer
     from firmament.release.workspace import Workspace
 
 RECORD_FILE: Final = "deltas.json"
@@ -164,9 +166,14 @@ def _builds(workspace: Workspace, product: str) -> Iterable[BuiltRelease]:
                 yield built
 
 
+def image_file(workspace: Workspace, product: str, digest: Digest) -> Path | None:
+    """Return the file of an image that was built here, None for any other."""
+    return next((whole_file(one) for one in _builds(workspace, product) if one.manifest.image.digest == digest), None)
+
+
 def whole_file(built: BuiltRelease) -> Path:
     """Return the file with a release's whole image; raises NotFoundError."""
-    for payload in built.manifest.payloads:
+    for payload in built.unsealed.manifest.payloads:
         if payload.method == WHOLE:
             return built.file_of(payload.target)
     raise NotFoundError("The build has no whole image", release=built.manifest.release_id)
@@ -180,13 +187,17 @@ def make(
     workers: int = 1,
     bounds: Bounds | None = None,
     methods: Sequence[str] = (),
+    sealer: Sealer | None = None,
     progress: Callable[[Precursor | None, Trial], None] = lambda _source, _trial: None,
 ) -> Made:
     """Try every method on every precursor, keep what pays, and list it in the build's manifest.
 
-    Deltas that an earlier call made from other precursors stay. Raises TooLargeError when the
-    manifest would hold more payloads than it may.
+    Deltas that an earlier call made from other precursors stay. Of a sealed release they are made
+    from plain image to plain image and sealed afterwards, by `sealer`. Raises TooLargeError when the
+    manifest would hold more payloads than it may, ConflictError for a sealed release without a sealer.
     """
+    if built.plain and sealer is None:
+        raise ConflictError("The release is sealed; its content keys are needed", release=built.manifest.release_id)
     disk, directory = workspace.disk, built.directory
     scratch = directory / f"deltas{TEMPORARY_SUFFIX}"
     disk.remove_tree(scratch)
@@ -203,17 +214,17 @@ def make(
         kept = [trial for trial in choose.choose([whole, *found]) if trial is not whole]
         rows = [(by_path.get(trial.precursor) if trial.precursor else None, trial) for trial in found]
         made = Made(
-            built,
+            built.unsealed,
             min(trial.length_bytes for trial in (whole, *found) if trial.precursor is None and not trial.problem),
             [row for row in rows if row[1] in kept],
             [row for row in rows if row[1] not in kept],
         )
-        return _listed(workspace, made)
+        return _listed(workspace, made, built, sealer)
     finally:
         disk.remove_tree(scratch)
 
 
-def _listed(workspace: Workspace, made: Made) -> Made:
+def _listed(workspace: Workspace, made: Made, before: BuiltRelease, sealer: Sealer | None) -> Made:
     """Put the kept payloads beside the image, then name them in the manifest, then drop what it no longer names."""
     built, disk = made.built, workspace.disk
     again = {source.manifest.image.digest for source, _ in (*made.kept, *made.dropped) if source is not None}
@@ -247,8 +258,10 @@ def _listed(workspace: Workspace, made: Made) -> Made:
     manifests.decode(listed.to_json())  # what a device would refuse is refused here
     disk.sync_directory(built.directory)
     done = replace(built, manifest=listed, files=files)
-    replace_durably(disk, built.directory / RELEASE_FILE, json_text(done.to_json()), mode=PUBLIC_MODE)
-    for name in set(built.files.values()) - set(files.values()):
+    if sealer is not None:
+        done = sealer.seal(done, before=before)
+    done.write(disk)
+    for name in set(before.files.values()) - set(done.files.values()):
         disk.remove(built.directory / name)
     result = replace(made, built=done)
     replace_durably(disk, built.directory / RECORD_FILE, json_text(result.to_json()), mode=PUBLIC_MODE)

@@ -13,7 +13,8 @@ from firmament.core.bundle import Entry, EntryKind
 from firmament.core.fields import format_time
 from firmament.core.manifest import decode as decode_manifest
 from firmament.errors import FileError, FirmamentError, UnsafeArchiveError
-from firmament.payload import mcuboot
+from firmament.payload import mcuboot, sealed
+from firmament.payload.sealing import SUITES
 from firmament.release import bundle
 from firmament.release.store import chunks, digest_of
 from firmament.trust import repository
@@ -32,7 +33,7 @@ _KINDS: Final = {kind.type: kind for kind in (Root, Targets, Snapshot, Timestamp
 
 
 def inspect(disk: Disk, path: Path) -> dict[str, Any]:
-    """Describe a file: TUF metadata, release.json, a bundle, an MCUboot image, or just bytes.
+    """Describe a file: TUF metadata, release.json, a bundle, an MCUboot image, a sealed payload, or just bytes.
 
     Raises FileError if it cannot be read.
     """
@@ -43,6 +44,8 @@ def inspect(disk: Disk, path: Path) -> dict[str, Any]:
     head = next(chunks(disk, path), b"")
     if mcuboot.has_magic(head):
         return facts | {"kind": "mcuboot", **_mcuboot(disk, path, length_bytes)}
+    if head.startswith(sealed.MAGIC):
+        return facts | {"kind": "sealed", **_sealed(head, length_bytes)}
     if head[:1] == b"{" and length_bytes <= MAX_JSON_LENGTH_BYTES:
         return facts | _json(b"".join(chunks(disk, path)))
     if head[257:263] == b"ustar\0" or not any(head[:1024]):
@@ -107,6 +110,21 @@ def _mcuboot(disk: Disk, path: Path, length_bytes: int) -> dict[str, Any]:
             {"type": mcuboot.name_of(tlv), "length_bytes": tlv.length_bytes, "is_protected": tlv.is_protected}
             for tlv in found.tlvs
         ],
+    }
+
+
+def _sealed(head: bytes, length_bytes: int) -> dict[str, Any]:
+    try:
+        header = sealed.Header.decode(head[: sealed.HEADER_LENGTH_BYTES], max_plain_length_bytes=length_bytes)
+    except FirmamentError as error:
+        return {"problem": error.problem, "facts": error.facts}
+    return {
+        "suite": next(name for name, suite in SUITES.items() if suite is header.suite),
+        "plain_length_bytes": header.plain_length_bytes,
+        "chunk_length_bytes": header.chunk_length_bytes,
+        "chunks": header.chunk_count,
+        "file_id": header.file_id.hex(),
+        **({} if header.sealed_length_bytes == length_bytes else {"problem": "it is cut short or longer than it says"}),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from firmament.durable import PUBLIC_MODE, replace_durably
+from firmament.errors import ConflictError
 from firmament.release.store import chunks, copy
 from firmament.trust import legacy
 from firmament.trust.legacy import LegacyScheme, VersionFile
@@ -23,8 +24,15 @@ TAG_SUFFIX: Final = ".hmac"
 
 
 def version_file(manifest: Manifest) -> VersionFile:
-    """Return ``version.json`` for a release; the payload and its signature lie beside it."""
+    """Return ``version.json`` for a release; the payload and its signature lie beside it.
+
+    Raises ConflictError for a sealed release: such a client has no key, and must not get the plain image.
+    """
     payload = manifest.payloads[0]
+    if payload.is_sealed:
+        raise ConflictError(
+            "A sealed release cannot be written for clients without an agent", release=manifest.release_id
+        )
     stem, _, suffix = payload.target.rpartition("/")[2].partition(".")
     name = f"{manifest.product}-{manifest.version}-{stem}"
     return VersionFile(

@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from firmament.errors import ConflictError, NotFoundError, NothingToDoError, ThresholdNotMetError
-from firmament.release import sign
+from firmament.release import content_keys, sign
 from firmament.release.store import RepositoryStore, digest_of
 from firmament.release.verify import verify_repository
 from firmament.trust import repository
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from securesystemslib.signer import Signer
     from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
+    from firmament.core.manifest import Manifest
     from firmament.release.build import BuiltRelease
     from firmament.release.remote import OperatorApi
     from firmament.release.workspace import Workspace
@@ -47,6 +48,14 @@ class Plan:
     length_bytes: int
     files: Mapping[str, Path] = field(default_factory=dict)
     """Payload file by target path, for the releases that are new."""
+
+    def sealed(self) -> list[Manifest]:
+        """Return the new releases that have sealed payloads."""
+        releases = {
+            name: one for draft in self.drafts.values() for name, one in repository.releases_of(draft.signed).items()
+        }
+        new = (releases[name] for name in self.added)
+        return [one for one in new if any(payload.is_sealed for payload in one.payloads)]
 
     def to_json(self) -> dict[str, Any]:
         """Return the facts for programs."""
@@ -130,11 +139,13 @@ def publish_server(
     api: OperatorApi,
     *,
     now: datetime,
+    keys_from: Secrets | None = None,
     progress: Callable[[str, int], None] = lambda _name, _length: None,
 ) -> dict[str, Any]:
     """Send payloads, then all metadata the server lacks in one request; then commit locally.
 
-    Without a plan the workspace's published roles are sent as they are (new roots, renewals).
+    Without a plan the workspace's published roles are sent as they are (new roots, renewals). The
+    content keys of new sealed releases go along, opened with `keys_from`; None withholds them.
     """
     state = api.image_state()
     roles: dict[str, bytes] = {}
@@ -158,11 +169,20 @@ def publish_server(
                 progress(path, target.length)
                 file = fresh.get(path) or workspace.images.target_path(repository.target_file_name(target))
                 api.put_blob(digest, file, target.length)
+    # Before the release is there: from then on a poll may ask for them.
+    given = _give_keys(workspace, what, api, keys_from) if what is not None and keys_from is not None else 0
     roots = _new_roots(workspace, Which.IMAGE, state.roles.get(ROOT, 0))
     answer = api.publish({**roots, **roles}, director_roots=_new_roots(workspace, Which.DIRECTOR, state.director_root))
     if what is not None:
         _take(workspace, what, online={}, now=now)
-    return answer
+    return {**answer, "content_keys": given}
+
+
+def _give_keys(workspace: Workspace, what: Plan, api: OperatorApi, secrets: Secrets) -> int:
+    given = 0
+    for manifest in what.sealed():
+        given += content_keys.give(api, manifest, content_keys.load(workspace, manifest.release_id, secrets))
+    return given
 
 
 def _take(workspace: Workspace, what: Plan, *, online: Mapping[str, Signer], now: datetime) -> None:

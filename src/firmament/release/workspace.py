@@ -2,6 +2,7 @@
 
 firmament.toml            [workspace] version = 1; [server] url, ca
 keys/NAME.pem             private keys, encrypted, 0600; NAME.pub.json beside each
+keys/content/             content keys of sealed releases, encrypted, 0600 (content_keys.py)
 repository/               the image repository as published (release/store.py)
 director/                 the director's root chain, same layout
 releases/<product>-<version>/   built and not yet signed: release.json and payload files
@@ -42,7 +43,7 @@ SETTINGS_FILE: Final = "firmament.toml"
 MAX_SETTINGS_LENGTH_BYTES: Final = 64 * 1024
 PRIVATE_DIRECTORY_MODE: Final = 0o700
 _SETTINGS: Final = """\
-# An author's workspace. Keep keys/ to yourself; everything else may be copied and published.
+# An author's workspace. Keep keys/ and releases/ to yourself; everything else may be copied and published.
 [workspace]
 version = 1
 
