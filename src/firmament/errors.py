@@ -69,6 +69,7 @@
     + NothingToDoError           policy/nothing-to-do
     + RestartNeededError         policy/restart-needed
     + PostponeLimitError         policy/postpone-limit
+    + NoContentKeyError          policy/no-content-key
   x LocalError                   local                this machine, its files or its settings
     + SettingError               local/setting
     + FileError                  local/file
@@ -599,6 +600,12 @@ class PostponeLimitError(PolicyError):
     exit_code = 95
     retry = Retry.NEVER
     hint = "Install it now or tonight, or skip this version."
+
+
+class NoContentKeyError(PolicyError):
+    code = "policy/no-content-key"
+    exit_code = 96
+    hint = "Give the server the keys with `firmament release give-keys`, or register the device's new wrapping key."
 
 
 # --- local ---------------------------------------------------------------------------------

@@ -49,6 +49,7 @@ user; 20-39 trust; 40-49 not for this device; 50-59 transfer; 60-69 slot; 70-79 
         "man": LazyCommand("firmament.cli.shell:man", "Print or write manual pages."),
         "menu": LazyCommand("firmament.cli.menu:command", "Check, download, verify and apply from a menu."),
         "provision": LazyCommand("firmament.cli.agent_setup:provision", "Give this device its identity and anchors."),
+        "wrapping-key": LazyCommand("firmament.cli.agent_setup:wrapping_key", "Make a new key for sealed payloads."),
         "install-service": LazyCommand(
             "firmament.cli.agent_setup:install_service", "Write the systemd unit, settings skeleton and directories."
         ),

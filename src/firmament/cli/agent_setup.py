@@ -1,4 +1,4 @@
-"""`firmament-agent provision` and `install-service`: what is done once in a device's life."""
+"""`firmament-agent provision`, `wrapping-key` and `install-service`: what is done once in a device's life."""
 
 from __future__ import annotations
 
@@ -64,6 +64,28 @@ def provision(context: click.Context, file: Path, csr_out: Path | None, certific
     facts = {"device_id": device_id, "product": given.product, "hardware": given.hardware, "server": given.server_url}
     out.document("provisioned", facts, lines=[f"Provisioned as {device_id} ({given.product} on {given.hardware})."])
     out.next_command("firmament-agent check")
+
+
+@click.command("wrapping-key")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@output_options
+@click.pass_context
+def wrapping_key(context: click.Context, file: Path) -> None:
+    """Replace the key that opens sealed payloads; write to FILE what an operator has to register.
+
+    The old key is gone at once: until the new one is registered this device opens no sealed payload.
+    Stop the daemon first.
+    """
+    from firmament.agent.wrapping_key import renew
+    from firmament.durable import RealDisk, replace_durably
+
+    settings, disk, out = load_settings(context), RealDisk(), output()
+    with _exclusive(settings):
+        request = renew(disk, settings.state_directory)
+    replace_durably(disk, file.absolute(), json.dumps(request, indent=2).encode() + b"\n")
+    facts = {"device_id": request["device_id"], "file": str(file)}
+    out.document("wrapping-key", facts, lines=[f"Request: {file}"])
+    out.next_command(f"firmament device register-key {file}   # where the operator works")
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from firmament.cli.common import output, output_options
+from firmament.cli.device_keys import COMMANDS as DEVICE_KEYS
 from firmament.cli.operator_client import connect, element, server_address, server_options
 from firmament.core.fields import format_time
 from firmament.core.ids import HARDWARE, check, product_name
@@ -27,6 +28,10 @@ HOUR_S: Final = 3600
 @click.group(name="device")
 def group() -> None:
     """Enrol, list, assign devices."""
+
+
+for _keys in DEVICE_KEYS:
+    group.add_command(_keys)
 
 
 def _what_and_where(function: Callable[..., Any]) -> Callable[..., Any]:

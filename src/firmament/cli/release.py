@@ -32,6 +32,9 @@ from firmament.durable import RealDisk, read_file
 from firmament.errors import MalformedError, NothingToDoError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from firmament.release.build import BuiltRelease
     from firmament.release.publish import Plan
     from firmament.release.sign import Signed
     from firmament.release.workspace import Workspace
@@ -115,7 +118,7 @@ def build(source: Path, product: str | None, version: str, workspace: Path, **op
         now=now(),
     )
     target = sign.built_directory(opened, draft.release_id)
-    finish = builder.as_it_is
+    finish: Callable[[BuiltRelease], BuiltRelease] = builder.as_it_is
     if options["is_sealed"]:
         finish = make_sealer(opened, options["suite"], options["passphrase_file"]).seal
     if options["mcuboot"]:

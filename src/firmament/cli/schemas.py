@@ -121,6 +121,9 @@ SCHEMAS: Final[dict[str, str]] = {
     "server-backup":       "file rows files length_bytes",
     "server-restore":      "directory rows files",
     "server-move":         "database rows tables",
+    "server-content-key":  "keyid content_keys",
+    "wrapping-key-revoked": "device_id",
+    "wrapping-key-registered": "device_id",
     # devices
     "agent-doctor":        "ok findings",
     "consent":             "state release_id class consent offer blocked",
@@ -130,6 +133,7 @@ SCHEMAS: Final[dict[str, str]] = {
     "slots":               "slots",
     "provisioned":         "device_id product hardware server",
     "status":              "v state",
+    "wrapping-key":        "device_id file",
     # trying out
     "demo":                "ok",
     "demo-console":        "",

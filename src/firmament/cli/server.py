@@ -73,6 +73,7 @@ COMMANDS: Final = {
     "backup": LazyCommand(f"{KEEP}:backup", "Write a server into one encrypted file; it may run."),
     "restore": LazyCommand(f"{KEEP}:restore", "Put a backup back into a new directory."),
     "migrate": LazyCommand(f"{KEEP}:migrate", "Bring the database to this release's schema."),
+    "rotate-content-key": LazyCommand(f"{KEEP}:rotate_content_key", "Wrap all content keys for a new key."),
     "move": LazyCommand(f"{KEEP}:move", "Move the rows to another database, each compared."),
 }
 

@@ -1,4 +1,4 @@
-"""``firmament server migrate|backup|restore|move``: keep a server's data."""
+"""``firmament server migrate|backup|restore|move|rotate-content-key``: keep a server's data."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from pathlib import Path
 import click
 
 from firmament.cli.common import output, output_options, passphrase_option, read_passphrase
-from firmament.cli.server import directory_option, settings_of
+from firmament.cli.server import directory_option, settings_of, who
+from firmament.core.clock import SystemClock
 from firmament.durable import PUBLIC_MODE, replace_durably
 from firmament.errors import ConflictError
 from firmament.server.database.migrate import HEAD
 from firmament.server.database.migrate import migrate as bring_to_head
+from firmament.server.database.opening import command_database
 from firmament.server.database.target import database_target
 from firmament.server.lock import locked
 from firmament.server.payloads.store import ServerDisk
+from firmament.server.scope import console
 
 
 @click.command()
@@ -70,6 +73,22 @@ def restore(file: Path, directory: Path, passphrase_file: Path | None) -> None:
         lines=[f"{counts['rows']} rows and {counts['files']} files are back in {directory}."],
     )
     out.next_command(f"firmament server doctor --directory {directory}")
+
+
+@click.command("rotate-content-key")
+@directory_option
+@output_options
+def rotate_content_key(directory: Path) -> None:
+    """Wrap all content keys for a new key of this server and remove the old one; stop the server first."""
+    from firmament.server.keep.content_keys import rotate
+
+    layout, settings = settings_of(directory)
+    with locked(layout), command_database(database_target(layout, settings)) as database:
+        done = rotate(ServerDisk(), layout, database, console(who()), SystemClock().now())
+    lines = [f"{done['content_keys']} content keys are wrapped for the new key {done['keyid']}."]
+    out = output()
+    out.document("server-content-key", done, lines=lines)
+    out.next_command("firmament server run")
 
 
 @click.command()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from firmament.core import canonical
 from firmament.core.digest import Digest
-from firmament.errors import ForbiddenError, NoInstallerError, RequirementError
+from firmament.errors import ForbiddenError, NoContentKeyError, NoInstallerError, RequirementError
 from firmament.server.attempts.machine import FINAL, AttemptState, is_credible, move
 from firmament.server.events import Event
 from firmament.trust.director import Assignment
@@ -95,7 +95,7 @@ class Reply:
     assignment: Assignment | None
     poll_after_s: int
     chosen: Payload | None = None
-    """What the assignment names: if it is sealed its key is to be wrapped (payloads/keys.py)."""
+    """What the assignment names: if it is sealed its key is to be wrapped (payloads/content_keys.py)."""
     fallback: Payload | None = None
     """Sealed payload whose key goes along."""
 
@@ -118,11 +118,17 @@ def require_enabled(device: Device) -> None:
 
 
 def on_poll(
-    session: Session, poll: PollRequest, *, intervals: Intervals, openable: Container[str] = ()
+    session: Session,
+    poll: PollRequest,
+    *,
+    intervals: Intervals,
+    openable: Container[str] = (),
+    why_closed: str = "",
 ) -> tuple[Session, list[Effect]]:
     """Answer a poll: learn what the device runs, and name its attempt if it can take it.
 
-    `openable` holds the targets of sealed payloads whose keys may be wrapped for this device.
+    `openable` holds the targets of sealed payloads whose keys may be wrapped for this device;
+    `why_closed` says why it is not all of them.
     """
     require_enabled(session.device)
     effects: list[Effect] = []
@@ -136,9 +142,9 @@ def on_poll(
         payload = (
             attempt.manifest.payloads[0]
             if attempt.takes_back
-            else choose_payload(attempt.manifest, poll, openable=openable)
+            else choose_payload(attempt.manifest, poll, openable=openable, why_closed=why_closed)
         )
-    except (NoInstallerError, RequirementError) as error:
+    except (NoContentKeyError, NoInstallerError, RequirementError) as error:
         if attempt.code != error.code:
             effects.append(BlockAttempt(attempt.row_id, error.code, error.problem))
         effects.append(Reply(None, intervals.idle_s))
@@ -161,12 +167,15 @@ def on_poll(
     return replace(session, device=device, attempt=attempt), effects
 
 
-def choose_payload(manifest: Manifest, poll: PollRequest, *, openable: Container[str] = ()) -> Payload:
+def choose_payload(
+    manifest: Manifest, poll: PollRequest, *, openable: Container[str] = (), why_closed: str = ""
+) -> Payload:
     """Return the smallest payload that the device can apply to what it runs (ADR-0010).
 
     Not one that it said failed, and a sealed one only if its key can be wrapped for this device:
     `openable` holds the targets of those. Of equally long ones the author's order decides. Raises
-    RequirementError for an agent that is too old, NoInstallerError when nothing fits.
+    RequirementError for an agent that is too old, NoContentKeyError when only sealed payloads fit
+    and none can be opened, NoInstallerError when nothing fits.
     """
     if poll.agent_level < manifest.requires.min_agent:
         raise RequirementError(
@@ -175,6 +184,11 @@ def choose_payload(manifest: Manifest, poll: PollRequest, *, openable: Container
     fitting = [payload for payload in manifest.payloads if _fits(payload, poll, openable)]
     if fitting:
         return min(fitting, key=lambda payload: payload.length_bytes)
+    if any(_fits(payload, poll, [payload.target]) for payload in manifest.payloads):
+        raise NoContentKeyError(
+            f"The release is sealed, and {why_closed or 'no content key can be wrapped for the device'}",
+            release=manifest.release_id,
+        )
     raise NoInstallerError(
         "No payload of this release fits the device",
         offered=" ".join(dict.fromkeys("+".join(payload.needs) for payload in manifest.payloads)),

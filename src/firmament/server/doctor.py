@@ -19,6 +19,7 @@ from firmament.server.database.migrate import revision
 from firmament.server.database.opening import command_database
 from firmament.server.database.target import database_target
 from firmament.server.keys import DIRECTOR_ROLES, SIGNER_ROLES
+from firmament.server.payloads.custody import key_files
 from firmament.server.releases.generations import Generations
 from firmament.trust import repository
 from firmament.trust.repository import TIMESTAMP_FILE
@@ -97,6 +98,7 @@ class Doctor:
         private += [layout.director / f"{role}.pem" for role in DIRECTOR_ROLES]
         private += [layout.signer / f"{role}.pem" for role in SIGNER_ROLES]
         private += [path for path in [layout.signer / "audit.pem"] if path.exists()]  # made at the first start
+        private += key_files(self._disk, layout.content)
         if not self._settings.certificate:
             private.append(layout.tls / "server.key")
         for path in private:

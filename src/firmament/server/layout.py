@@ -7,6 +7,7 @@
 ``director/``                          the director's three online keys (0600)
 ``signer/``                            snapshot and timestamp keys; only the signer process reads them
 ``people/sealing.key``                 seals second factors at rest (0600)
+``content/<number>.key``               opens the content keys of sealed payloads (0600)
 ``database/firmament.db``              everything that is not a file
 ``blobs/<2 hex>/<64 hex>``             uploaded bytes by SHA-256
 ``repository/current``                 symlink to the generation that is served
@@ -69,6 +70,11 @@ class Layout:
     def people_key(self) -> Path:
         """Seals second factors at rest."""
         return self.directory / "people" / "sealing.key"
+
+    @property
+    def content(self) -> Path:
+        """Keys that the content keys of sealed payloads are wrapped for."""
+        return self.directory / "content"
 
     @property
     def database(self) -> Path:

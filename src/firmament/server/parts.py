@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from firmament.server.layout import Layout
     from firmament.server.limits import TokenBuckets
     from firmament.server.outbox.compose import Out
+    from firmament.server.payloads.custody import Custodian
     from firmament.server.payloads.store import BlobStore
     from firmament.server.people.vault import Vault
     from firmament.server.releases.service import Publisher
@@ -49,3 +50,4 @@ class Parts:
     name_limit: TokenBuckets
     """Sign-in attempts for one name, from wherever."""
     vault: Vault
+    custodian: Custodian

@@ -12,11 +12,13 @@ from firmament.errors import SignatureError
 from firmament.protocol.v1.envelope import (
     CONSENT_TYPE,
     REPORT_TYPE,
+    WRAPPING_KEY_TYPE,
     Envelope,
     open_envelope,
     pre_authentication_encoding,
 )
 from firmament.protocol.v1.messages import ConsentEvent, Report, decode_consent_event, decode_report
+from firmament.protocol.v1.wrapping_key import WrappingKey, decode_wrapping_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,6 +39,12 @@ def open_consent_event(value: Mapping[str, Any], *, identity_key: bytes, keyid: 
     """Return what an owner said and the envelope, which is the evidence; raises as `open_report`."""
     envelope = _open(value, CONSENT_TYPE, identity_key=identity_key, keyid=keyid)
     return decode_consent_event(envelope.payload), envelope
+
+
+def open_wrapping_key(value: Mapping[str, Any], *, identity_key: bytes, keyid: str) -> WrappingKey:
+    """Return a device's new wrapping key; raises as `open_report`."""
+    envelope = _open(value, WRAPPING_KEY_TYPE, identity_key=identity_key, keyid=keyid)
+    return decode_wrapping_key(envelope.payload)
 
 
 def _open(value: Mapping[str, Any], expected_type: str, *, identity_key: bytes, keyid: str) -> Envelope:

@@ -13,6 +13,7 @@ from firmament.server.database.migrate import migrate
 from firmament.server.database.target import database_target
 from firmament.server.http.tls import server_certificate
 from firmament.server.keys import make_online_keys
+from firmament.server.payloads.custody import load_custodian
 from firmament.server.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def initialise(
     store_authority(disk, layout.device_ca, make_authority("Firmament device CA", now=now))
     server_certificate(disk, layout, settings, now)
     make_online_keys(disk, director=layout.director, signer=layout.signer, public=layout.online_public)
+    load_custodian(disk, layout.content)
     if settings.signer_user:
         _give(layout.signer, settings.signer_user)
     for directory in (layout.blobs, layout.repository / "generations", layout.targets):

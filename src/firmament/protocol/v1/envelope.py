@@ -1,4 +1,4 @@
-"""Signed reports and consent events: DSSE-like, over the exact bytes that travel.
+"""Signed reports, consent events and new wrapping keys: DSSE-like, over the exact bytes that travel.
 
 ``{"payload": base64, "payload_type": "application/vnd.firmament.report+json;v=1",
 "keyid": hex sha256 of the DER public key, "signature": base64}``
@@ -19,6 +19,7 @@ from firmament.errors import MalformedError
 
 REPORT_TYPE: Final = "application/vnd.firmament.report+json;v=1"
 CONSENT_TYPE: Final = "application/vnd.firmament.consent+json;v=1"
+WRAPPING_KEY_TYPE: Final = "application/vnd.firmament.wrapping-key+json;v=1"
 MAX_PAYLOAD_LENGTH_BYTES: Final = 16 * 1024
 MAX_SIGNATURE_LENGTH_BYTES: Final = 128
 

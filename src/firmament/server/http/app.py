@@ -46,6 +46,7 @@ from firmament.server.limits import TokenBuckets
 from firmament.server.lock import locked
 from firmament.server.outbox.compose import make_out
 from firmament.server.parts import Parts
+from firmament.server.payloads.custody import load_custodian
 from firmament.server.payloads.store import BlobStore, ServerDisk
 from firmament.server.people.vault import load_vault
 from firmament.server.releases.generations import Generations
@@ -200,6 +201,7 @@ class Server:
             login_limit=TokenBuckets(rate_per_s=settings.logins_per_minute / 60, burst=settings.login_burst),
             name_limit=TokenBuckets(rate_per_s=settings.logins_per_minute / 60, burst=settings.login_burst),
             vault=load_vault(disk, layout.people_key),
+            custodian=load_custodian(disk, layout.content),
         )
 
     # --- background work -------------------------------------------------------------------

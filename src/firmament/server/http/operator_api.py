@@ -21,6 +21,7 @@ from firmament.server.http.people_api import PeopleApi
 from firmament.server.http.questions_api import QuestionsApi
 from firmament.server.http.rollout_api import RolloutApi
 from firmament.server.http.sbom_api import SbomApi
+from firmament.server.http.sealing_api import SealingApi
 
 if TYPE_CHECKING:
     from firmament.server.parts import Parts
@@ -47,5 +48,6 @@ class OperatorApi:
             MetricsApi,
             ConsentApi,
             OutsideApi,
+            SealingApi,
         ):
             self.router.include_router(kind(parts).router)

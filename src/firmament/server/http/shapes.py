@@ -48,6 +48,21 @@ class Blob(TypedDict):
     length_bytes: int
 
 
+class ContentKeyRecipient(TypedDict):
+    """The key that content keys are to be wrapped for: HPKE, ML-KEM-768 + X25519, hexadecimal."""
+
+    keyid: str
+    public_key: str
+
+
+class ContentKey(TypedDict):
+    """The server has the key of this sealed payload."""
+
+    sha256: str
+    release: str
+    keyid: str
+
+
 class PublishResult(TypedDict):
     """What is published now."""
 
@@ -134,6 +149,7 @@ class Device(TypedDict):
     gateway: str | None
     state: str
     error: str
+    wrapping_key_revoked: str | None
 
 
 class Devices(TypedDict):

@@ -94,11 +94,14 @@ def list_tags(connection: Connection, scope: Scope) -> list[dict[str, Any]]:
 
 
 def describe(connection: Connection, scope: Scope, row_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """Return tags, site, gateway, state and error of one page of devices."""
+    """Return tags, site, gateway, state, error and why the wrapping key was revoked, of one page of devices."""
     del scope  # the rows were read in it
     found: dict[int, dict[str, Any]] = {
-        row_id: {"tags": [], "site": None, "gateway": None, "state": IDLE, "error": ""} for row_id in row_ids
-    }
+        row_id: {
+            "tags": [], "site": None, "gateway": None, "state": IDLE, "error": "", "wrapping_key_revoked": None
+        }
+        for row_id in row_ids
+    }  # fmt: skip
     if not found:
         return found
     marks = ", ".join("?" * len(found))
@@ -125,6 +128,10 @@ def describe(connection: Connection, scope: Scope, row_ids: Sequence[int]) -> di
     ):
         found[row["device_id"]]["state"] = row["state"]
         found[row["device_id"]]["error"] = row["code"] or found[row["device_id"]]["error"]
+    for row in connection.execute(
+        f"SELECT device_id, reason FROM revoked_wrapping_key WHERE device_id IN ({marks})", tuple(found)
+    ):
+        found[row["device_id"]]["wrapping_key_revoked"] = row["reason"]
     return found
 
 

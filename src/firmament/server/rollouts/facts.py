@@ -8,6 +8,7 @@ from firmament.errors import NotFoundError
 from firmament.server.consent import answers
 from firmament.server.inventory.attributes import decode_attributes
 from firmament.server.inventory.store import decode_manifest, get_device
+from firmament.server.payloads.content_keys import openable
 from firmament.server.rollouts.machine import RolloutState
 from firmament.server.rollouts.store import RolloutRecord, by_row
 from firmament.server.rollouts.targets import EVERYTHING, OLD_STOCK, Target, active_target, find_target
@@ -38,6 +39,7 @@ def ask_about_start(
         target=target,
         poll=poll,
         consent=_consent(connection, rollout.tenant_id, target.device_id, rollout.release_id, manifest, now),
+        openable=openable(connection, rollout.tenant_id, target.device_id, manifest),
     )
     return question, rollout
 
@@ -84,6 +86,7 @@ def ask_why(connection: Connection, scope: Scope, device_id: str, release: str |
         rollout=None if rollout is None else _rollout_facts(connection, rollout, target, now),
         target=target,
         consent=_consent(connection, scope.tenant_id, record.row_id, release_row, manifest, now),
+        openable=openable(connection, scope.tenant_id, record.row_id, manifest),
     )
 
 

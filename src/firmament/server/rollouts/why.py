@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from firmament.core.fields import format_time
 from firmament.server.inventory.attributes import ZONE
+from firmament.server.payloads.content_keys import HINTS
 from firmament.server.rollouts.machine import MAY_START_DEVICES, WAITS_FOR, RolloutState, TargetStatus
 from firmament.server.rollouts.targets import EVERYTHING, OLD_STOCK, Target
 from firmament.server.rollouts.windows import is_any_open, next_opening, zone_named, zone_or
@@ -21,7 +22,8 @@ from firmament.server.rollouts.windows import is_any_open, next_opening, zone_na
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from firmament.core.manifest import Manifest
+    from firmament.core.manifest import Manifest, Payload
+    from firmament.server.payloads.content_keys import Openable
     from firmament.server.rollouts.model import Policy
 
 
@@ -110,6 +112,8 @@ class Question:
     target: Target | None = None
     poll: PollFacts | None = None
     consent: Consent | None = None
+    openable: Openable | None = None
+    """Which sealed payloads the device can be given the key of."""
 
 
 def judge(question: Question) -> list[Finding]:
@@ -196,13 +200,27 @@ def _agent(q: Question) -> Finding | None:
 def _payload(q: Question) -> Finding | None:
     if q.poll is None:
         return None
-    known = set(q.poll.methods)
     for payload in q.manifest.payloads:
-        fits = payload.precursor_digest is None or str(payload.precursor_digest) == q.poll.image_digest
-        if fits and f"{payload.method}/{payload.method_version}" in known:
+        if _fits(q.poll, payload):
             return Finding("payload", Verdict.PASS, "A payload of the release fits.", {"method": payload.method})
-    facts = {"known": sorted(known)}
+    facts = {"known": sorted(q.poll.methods)}
     return Finding("payload", Verdict.BLOCK, "No payload of the release fits the device.", facts)
+
+
+def _fits(poll: PollFacts, payload: Payload) -> bool:
+    is_from_here = payload.precursor_digest is None or str(payload.precursor_digest) == poll.image_digest
+    return is_from_here and set(poll.methods).issuperset(payload.needs)
+
+
+def _content_key(q: Question) -> Finding | None:
+    payloads = [one for one in q.manifest.payloads if q.poll is None or _fits(q.poll, one)]
+    if q.openable is None or not any(payload.is_sealed for payload in payloads):
+        return None
+    facts = {"sealed": sum(payload.is_sealed for payload in q.manifest.payloads), "keys": len(q.openable.held)}
+    if any(not payload.is_sealed or payload.target in q.openable.held for payload in payloads):
+        return Finding("content-key", Verdict.PASS, "The device can be given the content key.", facts)
+    sentence = f"The release is sealed, and {q.openable.reason}."
+    return Finding("content-key", Verdict.BLOCK, sentence, facts, HINTS[q.openable.reason])
 
 
 def _not_failed_here(q: Question) -> Finding:
@@ -370,6 +388,7 @@ RULES: Final[tuple[Callable[[Question], Finding | None], ...]] = (
     _stepping_stone,
     _agent,
     _payload,
+    _content_key,
     _not_failed_here,
     _not_quarantined,
     _targeted,
