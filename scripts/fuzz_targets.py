@@ -38,13 +38,15 @@ from firmament.core import bundle, canonical, manifest, toml
 from firmament.core.clock import FixedClock
 from firmament.core.digest import Digest
 from firmament.core.fields import Fields
-from firmament.errors import FirmamentError
-from firmament.payload import mcuboot
+from firmament.core.ids import DeviceId
+from firmament.errors import FirmamentError, KeyWrapError
+from firmament.payload import mcuboot, wrap
 from firmament.payload.readers import BytesReader
 from firmament.payload.refdelta.applier import Applier
 from firmament.payload.refdelta.container import ViewApplier
-from firmament.payload.sealed import Header
+from firmament.payload.sealed import Header, Opener, seal
 from firmament.protocol.v1 import envelope, messages
+from firmament.protocol.v1.wrapping_key import WrappingKey, decode_wrapping_key
 from firmament.release import build, mcuboot_build, setup
 from firmament.server import authority, signer
 from firmament.server.audit.signer import Signed, decode_audit_state
@@ -54,7 +56,7 @@ from firmament.server.http import ranges
 from firmament.server.outbox.guard import judge
 from firmament.server.settings import read_settings
 from firmament.sim.disk import SimDisk
-from firmament.trust import audit, ceremony, device_keys, hsm, keys, legacy, merkle, repository
+from firmament.trust import audit, ceremony, device_keys, hsm, keys, legacy, merkle, repository, secret_file
 from firmament.trust.floors import Floors
 
 if TYPE_CHECKING:
@@ -340,6 +342,27 @@ def run_policy(data: bytes) -> None:
 
 def run_fw_env_config(data: bytes) -> None:
     uboot_env.parse_config(data.decode("latin-1"))
+
+
+def run_secret_file(data: bytes) -> None:
+    secret_file.decode(data, what="input")
+
+
+def run_wrap(data: bytes) -> None:
+    """Read a wrap, and a public key: what a device and a server take from others."""
+    private = bytes(range(96))
+    with contextlib.suppress(KeyWrapError):
+        wrap.unwrap(data, private, wrap.Purpose("device", "thermo/1.1", bytes(32)))
+    wrap.is_usable(data)
+    wrap.is_usable(data.ljust(wrap.PUBLIC_KEY_LENGTH_BYTES, b"\0")[: wrap.PUBLIC_KEY_LENGTH_BYTES])
+    wrap.unwrap(data.ljust(wrap.WRAP_LENGTH_BYTES, b"\0")[: wrap.WRAP_LENGTH_BYTES], private, wrap.Custody("r", b""))
+
+
+def run_sealed(data: bytes) -> None:
+    """Open every chunk of a container."""
+    opener = Opener(BytesReader(data), len(data), bytes(32), max_plain_length_bytes=2**20)
+    for _ in opener.chunks():
+        pass
 
 
 def run_sealed_header(data: bytes) -> None:
@@ -688,9 +711,29 @@ def targets() -> list[Target]:
         Target("vulnerability statement", read_statements, STATEMENT_SEEDS, JSON_TOKENS),
         Target("webhook address", run_webhook_address, (b"https://host.example:8443/a?b=c", b"https://[::1]/"), (b"https://", b"@", b"[", b"]:", b"#")),
         *refdelta_targets(),
+        Target("sealed payload", run_sealed, (sealed_seed(), sealed_seed(length=9000)), (b"OTAE", bytes(16))),
+        Target("key wrap", run_wrap, wrap_seeds(), (bytes(32), b"\xff" * 32)),
+        Target("content key file", run_secret_file, (secret_file_seed(),), JSON_TOKENS),
+        Target("wrapping key", decode_wrapping_key, (canonical.encode(WrappingKey(DeviceId("11111111-2222-4333-8444-555555555555"), bytes(1216)).to_json()),), JSON_TOKENS),
         Target("sealed header", run_sealed_header, (sealed_header_seed(),), (b"OTAE", b"\xff" * 8)),
         Target("MCUboot image", run_mcuboot, mcuboot_seeds(), (b"\x3d\xb8\xf3\x96", b"\xff" * 4)),
     ]  # fmt: skip
+
+
+def sealed_seed(*, length: int = 100) -> bytes:
+    out = bytearray()
+    seal(BytesReader(bytes(length)), length, bytes(32), out.extend, log2_chunk=12, identity=(bytes(16), bytes(32)))
+    return bytes(out)
+
+
+def wrap_seeds() -> tuple[bytes, ...]:
+    public = wrap.public_of(bytes(range(96)))
+    return (wrap.wrap(bytes(32), public, wrap.Purpose("device", "thermo/1.1", bytes(32))), public)
+
+
+def secret_file_seed() -> bytes:
+    value = {"v": 1, "scrypt": {"n": 2**14, "r": 8, "p": 5, "salt": "00" * 16}, "nonce": "00" * 12, "sealed": "AAAA"}
+    return canonical.encode(value)
 
 
 def sealed_header_seed() -> bytes:

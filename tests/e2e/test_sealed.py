@@ -1,14 +1,16 @@
 """Sealed releases through the public commands, a real server process and a real agent process (cases 51 to 58)."""
 
+import base64
 import json
 import random
 import re
 import shutil
 import sqlite3
+import subprocess
 
 import pytest
+from support.agent_device import AGENT, until
 from support.agent_device import Device as Agent
-from support.agent_device import until
 from support.server_world import World, run_command
 
 from firmament.agent.identity import CURRENT, HPKE_KEY
@@ -72,8 +74,8 @@ class Bench:
         self.run("release", "sign", f"thermo/{version}")
         return self.run("release", "publish", *publish)
 
-    def device(self, name):
-        agent = Agent(self.directory / name, self.world)
+    def device(self, name, **more):
+        agent = Agent(self.directory / name, self.world, **more)
         file = self.directory / f"{name}.json"
         self.run("device", "provision-file", "--product", "thermo", "--hardware", "rpi4", "--out", file)
         agent.device_id = agent.run("provision", str(file), code=0)["device_id"]
@@ -97,7 +99,14 @@ def bench(tmp_path_factory):
         noise[1000 * number : 1000 * number + len(SECRET)] = SECRET
         (directory / f"1.{number}").write_bytes(noise)
     made = Bench(directory, world)
-    made.run("init", made.env["FIRMAMENT_WORKSPACE"], "--product", "thermo", "--online", world.server.directory / "online-public.json")
+    made.run(
+        "init",
+        made.env["FIRMAMENT_WORKSPACE"],
+        "--product",
+        "thermo",
+        "--online",
+        world.server.directory / "online-public.json",
+    )
     made.release("1.0")
     made.release("1.1", delta_from="1.0", suite="chacha20-poly1305")
     yield made
@@ -138,3 +147,215 @@ def test_a_device_installs_sealed_whole_and_then_by_a_sealed_delta(bench, agent)
         ("whole/1", "chacha20-poly1305", True),
         ("refdelta/1", "chacha20-poly1305", True),
     ]
+
+
+def test_the_server_knows_how_many_keys_it_holds_and_no_log_or_event_says_one(bench):
+    server, given = bench.world.server.directory, bench.keys("thermo/1.1")
+    assert [
+        (row["release"], row["n"])
+        for row in bench.world.server.rows(
+            "SELECT release, COUNT(*) AS n FROM content_key GROUP BY release ORDER BY release"
+        )
+    ] == [("thermo/1.0", 1), ("thermo/1.1", 2)]
+    assert [event["subject"] for event in bench.world.server.events("content-key.given")] == [
+        "thermo/1.0",
+        "thermo/1.1",
+        "thermo/1.1",
+    ]
+    log = (server / "server.log").read_text()
+    assert "/api/v1/content-keys/" in log
+    for one in given.values():
+        assert one.key.hex() not in log
+        assert one.key.hex() not in repr(one)
+    # Not in clear anywhere: database, its log, blobs, whatever else lies there (case 57).
+    keys = [form for one in given.values() for form in (one.key, one.key.hex().encode())]
+    for path in server.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            data = path.read_bytes()
+            assert not any(form in data for form in keys), path
+            assert SECRET not in data, path
+    for path in (server / "content").iterdir():
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_captured_server_or_cdn_reads_nothing_without_the_key_file(bench, tmp_path):
+    """Whoever has database, blobs and the published repository, but not content/, reads nothing (case 52)."""
+    server = bench.world.server
+    captured = tmp_path / "captured"
+    shutil.copytree(server.directory, captured, ignore=shutil.ignore_patterns("content", "*.sock"), symlinks=True)
+    rows = (
+        sqlite3.connect(captured / "database" / "firmament.db")
+        .execute("SELECT digest, release, wrapped FROM content_key")
+        .fetchall()
+    )
+    assert len(rows) == 3
+    private, _ = wrap.generate()
+    for digest, release, wrapped in rows:
+        custody = Custody(release, bytes.fromhex(digest.partition(":")[2]))
+        with pytest.raises(KeyWrapError):
+            wrap.unwrap(wrapped, private, custody)
+        # The key file is what it is about: with it the row opens, and the container with the key.
+        key = wrap.unwrap(wrapped, (server.directory / "content" / "1.key").read_bytes(), custody)
+        blob = FileReader(captured / "blobs" / custody.sealed_sha256.hex()[:2] / custody.sealed_sha256.hex())
+        assert Opener(blob, blob.length_bytes, key, max_plain_length_bytes=LENGTH).chunk(0)
+        with pytest.raises(SealedError):
+            Opener(blob, blob.length_bytes, bytes(32), max_plain_length_bytes=LENGTH).chunk(0)
+        blob.close()
+
+
+def test_no_device_opens_what_was_wrapped_for_another(bench):
+    """The real director wraps for A; B, with A's whole reply, its own key and its own wrap, reads only its own (case 52)."""
+    world = bench.world
+    devices, replies = [], []
+    for _ in range(2):
+        private, public = wrap.generate()
+        device = world.new_device()
+        device.hpke_public_key, device.private = public, private
+        assert device.enrol(world.server, world.enrolment_token()).status == 200
+        world.assign(device, "thermo/1.1")
+        devices.append(device)
+        replies.append(device.assignment(methods=("whole/1", "sealed/1")))
+    keys = bench.keys("thermo/1.1")
+    digest = keys["thermo/1.1/image.img.sealed"].digest
+    purposes = [Purpose(device.device_id, "thermo/1.1", digest.value) for device in devices]
+    wraps = [wrapped(reply) for reply in replies]
+    for device, purpose, one in zip(devices, purposes, wraps, strict=True):
+        assert wrap.unwrap(one, device.private, purpose) == keys["thermo/1.1/image.img.sealed"].key
+    a, b = devices
+    for private, purpose in ((b.private, purposes[0]), (b.private, purposes[1]), (a.private, purposes[1])):
+        with pytest.raises(KeyWrapError):
+            wrap.unwrap(wraps[0], private, purpose)
+    other = Purpose(a.device_id, "thermo/1.0", digest.value)
+    with pytest.raises(KeyWrapError):
+        wrap.unwrap(wraps[0], a.private, other)
+    # A device with a precursor is named the delta, and the whole image's key goes along.
+    old = bench.run("release", "show", "thermo/1.0")["manifest"]["image"]["digest"]["sha256"]
+    told = a.assignment(methods=("whole/1", "refdelta/1", "sealed/1"), image_digest=f"sha256:{old}")
+    assert re.fullmatch(r"thermo/1\.1/from-1\.0\.[0-9a-f]{8}\.refdelta-1\.sealed", told["payload"])
+    assert told["fallback"]["payload"] == "thermo/1.1/image.img.sealed"
+    assert wrap.unwrap(wrapped(told["fallback"]), a.private, purposes[0]) == keys["thermo/1.1/image.img.sealed"].key
+    # One that cannot open sealed payloads is named none.
+    assert b.assignment(methods=("whole/1", "refdelta/1")) is None
+    assert world.attempt(b)["code"] == "applicability/no-installer"
+
+
+def wrapped(custom):
+    return base64.b64decode(custom["key_wrap"])
+
+
+def test_a_poisoned_piece_is_found_and_only_that_is_fetched_again(bench, agent):
+    """What lay on the device for a while was changed: the signed list says which piece (case 34)."""
+    bench.release("1.2")
+    bench.world.assign(agent, "thermo/1.2")
+    text = agent.config.read_text()
+    agent.config.write_text(text + "\n[transfer]\nmax_rate_bytes_per_s = 300000\n")
+    stored = agent.directory / "state" / "journal" / "payload"
+    daemon = subprocess.Popen([*AGENT, "--config", agent.config, "run"], stderr=subprocess.PIPE)
+    until(lambda: stored.exists() and stored.stat().st_size > 300_000)
+    daemon.terminate()
+    daemon.communicate(timeout=30)
+    agent.config.write_text(text)
+    with stored.open("r+b") as file:
+        file.seek(1000)
+        file.write(b"poison")
+    agent.run("download", "--verbose", code=0)
+    bad = [json.loads(line) for line in agent.stderr.splitlines() if "payload.piece-bad" in line]
+    assert [(line["piece"], line["offset"]) for line in bad] == [(0, 0)]
+    agent.run("apply", code=10)
+    with agent.daemon():
+        until(lambda: bench.world.attempt(agent)["status"] == "confirmed")
+    assert slot(agent, "b") == bench.image("1.2").read_bytes()
+
+
+def test_keys_can_be_withheld_and_given_later(bench, agent):
+    published = bench.release("1.3", publish=["--withhold-keys"])
+    assert published["content_keys"] == 0
+    bench.world.assign(agent, "thermo/1.3")
+    agent.run("check")
+    assert bench.world.attempt(agent)["code"] == "policy/no-content-key"
+    rule = bench.why(agent, "thermo/1.3")
+    assert (rule["verdict"], rule["sentence"]) == (
+        "block",
+        "The release is sealed, and the server was not given the content keys.",
+    )
+    assert "give-keys" in rule["hint"]
+    assert bench.run("release", "give-keys", "thermo/1.3")["content_keys"] == 1
+    assert bench.why(agent, "thermo/1.3")["verdict"] == "pass"
+    agent.run("check", code=0)
+    assert bench.world.attempt(agent)["status"] == "offered"
+
+
+def test_a_revoked_device_is_given_no_key_until_a_new_one_is_registered(bench, agent, tmp_path):
+    bench.run("device", "revoke-key", agent.device_id, "--reason", "stolen in Porto")
+    agent.run("check")
+    assert bench.world.attempt(agent)["code"] == "policy/no-content-key"
+    assert "revoked" in bench.why(agent, "thermo/1.3")["sentence"]
+    shown = bench.run("device", "show", agent.device_id)["device"]
+    assert shown["wrapping_key_revoked"] == "stolen in Porto"
+    before = (agent.directory / "state" / CURRENT / HPKE_KEY).read_bytes()
+    agent.run("wrapping-key", str(tmp_path / "request.json"), code=0)
+    request = json.loads((tmp_path / "request.json").read_text())
+    # The operator's server takes only what this device's identity key signed, for this device.
+    forged = json.loads((tmp_path / "request.json").read_text())
+    forged["envelope"]["signature"] = base64.b64encode(b"x" * 70).decode()
+    (tmp_path / "forged.json").write_text(json.dumps(forged))
+    assert bench.refused("device", "register-key", tmp_path / "forged.json")["code"] == "trust/signature"
+    other = bench.world.device()
+    (tmp_path / "other.json").write_text(json.dumps({**request, "device_id": other.device_id}))
+    assert bench.refused("device", "register-key", tmp_path / "other.json")["code"] == "trust/signature"
+    bench.run("device", "register-key", tmp_path / "request.json")
+    assert bench.refused("device", "register-key", tmp_path / "request.json")["code"] == "request/conflict"
+    assert bench.run("device", "show", agent.device_id)["device"]["wrapping_key_revoked"] is None
+    assert (agent.directory / "state" / CURRENT / HPKE_KEY).read_bytes() != before
+    install(bench, agent, "1.3")
+    assert slot(agent, "a") == bench.image("1.3").read_bytes()
+    kinds = [bench.world.server.events(f"wrapping-key.{kind}")[0]["facts"] for kind in ("revoked", "registered")]
+    assert kinds[0]["keyid"] == kinds[1]["before"]
+
+
+def test_the_servers_key_is_rotated_while_it_stands_still(bench, agent):
+    world, directory = bench.world, bench.world.server.directory
+    assert bench.refused("server", "rotate-content-key")["code"] == "state/locked"
+    world.server.stop()
+    old = (directory / "content" / "1.key").read_bytes()
+    done = bench.run("server", "rotate-content-key")
+    assert done["content_keys"] == 5
+    assert [path.name for path in (directory / "content").iterdir()] == ["2.key"]
+    for row in world.server.rows("SELECT release, digest, keyid, wrapped FROM content_key"):
+        assert row["keyid"] == done["keyid"]
+        custody = Custody(row["release"], bytes.fromhex(row["digest"].partition(":")[2]))
+        with pytest.raises(KeyWrapError):
+            wrap.unwrap(bytes(row["wrapped"]), old, custody)
+    world.server.start()
+    device = world.new_device()
+    private, device.hpke_public_key = wrap.generate()
+    assert device.enrol(world.server, world.enrolment_token()).status == 200
+    world.assign(device, "thermo/1.1")
+    told = device.assignment(methods=("whole/1", "sealed/1"))
+    one = bench.keys("thermo/1.1")["thermo/1.1/image.img.sealed"]
+    assert wrap.unwrap(wrapped(told), private, Purpose(device.device_id, "thermo/1.1", one.digest.value)) == one.key
+
+
+def test_what_is_not_the_key_of_a_payload_is_refused(bench):
+    client, one = bench.world.admin, bench.keys("thermo/1.1")["thermo/1.1/image.img.sealed"]
+    recipient = client.ask("GET", "/api/v1/content-keys/recipient").json
+    public = bytes.fromhex(recipient["public_key"])
+
+    def give(key, *, release="thermo/1.1", made_for="thermo/1.1", keyid=recipient["keyid"], digest=one.digest):
+        body = base64.b64encode(wrap.wrap(key, public, Custody(made_for, digest.value))).decode()
+        path = f"/api/v1/content-keys/{digest.hex}"
+        answer = client.ask("PUT", path, {"release": release, "keyid": keyid, "wrap": body})
+        return answer.status, answer.status == 200 or answer.code
+
+    assert give(one.key) == (200, True)
+    assert give(bytes(32))[1] == "trust/sealed"
+    assert give(one.key, made_for="thermo/1.0")[1] == "trust/key-wrap"
+    assert give(one.key, keyid="0" * 32)[1] == "trust/key-wrap"
+    assert give(one.key, digest=Digest.of(b"nobody sent this"))[1] == "trust/digest-mismatch"
+    assert give(one.key, release="thermo/1.0", made_for="thermo/1.0")[1] == "request/conflict"
+
+
+def test_a_sealed_release_is_not_for_clients_without_an_agent(bench):
+    problem = bench.refused("release", "legacy", "thermo/1.1", "--out", bench.directory / "legacy", "--key", "any")
+    assert problem["code"] == "request/conflict"
+    assert not (bench.directory / "legacy").exists()

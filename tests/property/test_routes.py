@@ -53,7 +53,10 @@ CLASSES = {
         POST /api/v1/tenants/{tenant}/enable|POST /api/v1/tenants/{tenant}/people
         PUT /api/v1/tenants/{tenant}/products/{product}
     """,
-    Action.UPLOAD: "PUT /api/v1/blobs/{sha256}|HEAD /api/v1/blobs/{sha256}",
+    Action.UPLOAD: """
+        PUT /api/v1/blobs/{sha256}|HEAD /api/v1/blobs/{sha256}
+        GET /api/v1/content-keys/recipient|PUT /api/v1/content-keys/{sha256}
+    """,
     Action.PUBLISH: "POST /api/v1/image/publish",
     Action.PROMOTE: "POST /api/v1/releases/{product}/{version}/promote",
     Action.MANAGE_DEVICES: """
@@ -62,6 +65,7 @@ CLASSES = {
         POST /api/v1/devices/{device_id}/quarantine|DELETE /api/v1/devices/{device_id}/quarantine
         POST /api/v1/devices/clear-failures|POST /api/v1/devices/{device_id}/disable
         POST /api/v1/devices/{device_id}/enable
+        PUT /api/v1/devices/{device_id}/wrapping-key|POST /api/v1/devices/{device_id}/wrapping-key/revoke
     """,
     Action.START_ROLLOUT: "POST /api/v1/rollouts",
     Action.ASSIGN: "POST /api/v1/devices/{device_id}/assign|DELETE /api/v1/devices/{device_id}/assign",
@@ -244,6 +248,7 @@ class Tenants:
             "expires_in_s": 60,
             "for_s": 60,
             "reason": "why not",
+            "keyid": "0" * 32, "wrap": "AA==", "envelope": {},
             "old_version": "1", "new_version": "2", "status": "done",
             "kind": "webhook", "target": "https://example.com/hook",
             "csr_pem": "x", "hardware": "rpi4", "hpke_public_key": "00" * 1216,

@@ -19,6 +19,8 @@ def cheap_scrypt(monkeypatch):
     """Make key files cost nothing; the parameters are in the file, so reading follows."""
     monkeypatch.setattr("firmament.trust.key_files._SCRYPT_N", 16)
     monkeypatch.setattr("firmament.trust.key_files._SCRYPT_P", 1)
+    monkeypatch.setattr("firmament.trust.secret_file.SCRYPT_N", 16)
+    monkeypatch.setattr("firmament.trust.secret_file.SCRYPT_P", 1)
 
 
 def make_workspace(directory, *, disk=None, product="thermo", online=None):

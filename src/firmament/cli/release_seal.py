@@ -17,7 +17,6 @@ from firmament.cli.workspace import (
     workspace_option,
 )
 from firmament.errors import ConflictError, NotFoundError
-from firmament.payload.sealing import SUITES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,14 +27,16 @@ if TYPE_CHECKING:
     from firmament.release.workspace import Workspace
 
 F = TypeVar("F", bound="Callable[..., Any]")
-DEFAULT_SUITE: Final = "aes-256-gcm"
+SUITE_NAMES: Final = ("aes-256-gcm", "chacha20-poly1305")
+"""Those of `payload.sealing.SUITES`, which takes cryptography to import."""
+DEFAULT_SUITE: Final = SUITE_NAMES[0]
 
 
 def suite_option(function: F) -> F:
     """Add ``--suite``."""
     return click.option(
         "--suite",
-        type=click.Choice(tuple(SUITES)),
+        type=click.Choice(SUITE_NAMES),
         default=DEFAULT_SUITE,
         show_default=True,
         help="chacha20-poly1305 for processors without AES instructions.",
@@ -49,6 +50,7 @@ def seal_options(function: F) -> F:
 
 def make_sealer(opened: Workspace, suite: str, passphrase_file: Path | None) -> Sealer:
     """Return what seals a release that has no content keys yet, under a passphrase for them."""
+    from firmament.payload.sealing import SUITES
     from firmament.release.seal import Sealer
 
     return Sealer(opened, TerminalSecrets(passphrase_file).new_passphrase(), SUITES[suite])
@@ -56,6 +58,7 @@ def make_sealer(opened: Workspace, suite: str, passphrase_file: Path | None) -> 
 
 def sealer_of(opened: Workspace, built: BuiltRelease, passphrase_file: Path | None, suite: str = "") -> Sealer:
     """Return what seals more of a release that is sealed, under the passphrase it has."""
+    from firmament.payload.sealing import SUITES
     from firmament.release import content_keys
     from firmament.release.seal import Sealer, suite_name
 

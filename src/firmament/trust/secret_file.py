@@ -53,20 +53,26 @@ def seal(secret: bytes, passphrase: bytes, *, purpose: str) -> bytes:
 
 def unseal(data: bytes, passphrase: bytes, *, purpose: str) -> bytes:
     """Return the secret; raises MalformedError, and PassphraseError for a wrong passphrase, purpose or byte."""
-    value = canonical.decode_object(data, limit_bytes=MAX_FILE_LENGTH_BYTES, what=purpose)
-    fields = Fields(value, what=purpose)
+    salt, nonce, sealed = decode(data, what=purpose)
+    try:
+        return _cipher(passphrase, salt).decrypt(nonce, sealed, purpose.encode())
+    except InvalidTag as error:
+        raise PassphraseError(f"{purpose} cannot be opened: wrong passphrase or damaged file") from error
+
+
+def decode(data: bytes, *, what: str) -> tuple[bytes, bytes, bytes]:
+    """Read salt, nonce and ciphertext; raises MalformedError or TooLargeError."""
+    fields = Fields(canonical.decode_object(data, limit_bytes=MAX_FILE_LENGTH_BYTES, what=what), what=what)
     fields.integer("v", minimum=FILE_VERSION, maximum=FILE_VERSION)
     derivation = fields.object("scrypt")
     # The cost is what we write and nothing else: a file must not decide how long we work.
     for name, known in (("n", SCRYPT_N), ("r", SCRYPT_R), ("p", SCRYPT_P)):
         derivation.integer(name, minimum=known, maximum=known)
-    salt = derivation.hex_bytes("salt", length=SALT_LENGTH_BYTES)
-    nonce = fields.hex_bytes("nonce", length=NONCE_LENGTH_BYTES)
-    sealed = fields.base64_bytes("sealed", max_length=MAX_FILE_LENGTH_BYTES)
-    try:
-        return _cipher(passphrase, salt).decrypt(nonce, sealed, purpose.encode())
-    except InvalidTag as error:
-        raise PassphraseError(f"{purpose} cannot be opened: wrong passphrase or damaged file") from error
+    return (
+        derivation.hex_bytes("salt", length=SALT_LENGTH_BYTES),
+        fields.hex_bytes("nonce", length=NONCE_LENGTH_BYTES),
+        fields.base64_bytes("sealed", max_length=MAX_FILE_LENGTH_BYTES),
+    )
 
 
 def open_file(data: bytes, secrets_: Secrets, *, purpose: str) -> bytes:

@@ -8,7 +8,7 @@ import pytest
 from firmament.core.digest import Digest
 from firmament.core.ids import AttemptId, DeviceId
 from firmament.core.manifest import Image, Manifest, Payload, Requires
-from firmament.errors import ForbiddenError
+from firmament.errors import ForbiddenError, NoContentKeyError, NoInstallerError
 from firmament.protocol.status import AttemptStatus
 from firmament.protocol.v1.messages import PollRequest, Report
 from firmament.server.attempts.machine import AttemptState
@@ -27,6 +27,7 @@ from firmament.server.device_link import (
     choose_payload,
     on_poll,
     on_report,
+    replies,
 )
 from firmament.server.inventory.model import Device
 
@@ -104,6 +105,24 @@ def test_a_sealed_payload_needs_both_methods_and_a_key_for_this_device():
     keys = {sealed.target, shut.target}
     assert choose_fallback(both, able, sealed, openable=keys) == shut
     assert choose_fallback(both, able, shut, openable=keys) is None
+
+
+def test_a_release_that_only_others_may_open_waits_and_says_why():
+    facts = {"inner": {"method": "whole", "method_version": 1, "length_bytes": 1}}
+    shut = replace(WHOLE, method="sealed", target=WHOLE.target + ".sealed", facts=facts)
+    attempt = replace(ATTEMPT, manifest=replace(MANIFEST, payloads=(shut,)))
+    asks = PollRequest(bytes(16), "1.0", 1, methods=("whole/1", "sealed/1"))
+    with pytest.raises(NoContentKeyError):
+        choose_payload(attempt.manifest, asks)
+    _, effects = on_poll(
+        Session(DEVICE, attempt), asks, intervals=Intervals(600, 60), why_closed="the device's wrapping key was revoked"
+    )
+    blocked = next(effect for effect in effects if isinstance(effect, BlockAttempt))
+    assert blocked.code == "policy/no-content-key"
+    assert blocked.message == "The release is sealed, and the device's wrapping key was revoked"
+    assert replies(effects).assignment is None
+    with pytest.raises(NoInstallerError):
+        choose_payload(attempt.manifest, replace(asks, methods=("whole/1",)))
 
 
 @pytest.mark.parametrize(
