@@ -9,11 +9,14 @@ import sqlite3
 import subprocess
 
 import pytest
+from click.testing import CliRunner
 from support.agent_device import AGENT, until
 from support.agent_device import Device as Agent
-from support.server_world import World, run_command
+from support.authoring import cheap_scrypt
+from support.server_world import World
 
 from firmament.agent.identity import CURRENT, HPKE_KEY
+from firmament.cli.main import program
 from firmament.core.digest import Digest
 from firmament.core.ids import ReleaseId
 from firmament.durable import RealDisk
@@ -52,13 +55,14 @@ class Bench:
         }
 
     def run(self, *arguments):
-        done = run_command(*arguments, check=False, env=self.env)
-        assert done.returncode == 0, done.stderr
+        """The JSON document of a command; in this process, which starts none."""
+        done = CliRunner(env=self.env).invoke(program, [*map(str, arguments)])
+        assert done.exit_code == 0, done.stderr
         return json.loads(done.stdout)
 
     def refused(self, *arguments):
-        done = run_command(*arguments, check=False, env=self.env)
-        assert done.returncode != 0, done.stdout
+        done = CliRunner(env=self.env).invoke(program, [*map(str, arguments)])
+        assert done.exit_code not in {0, 1, 2}, done.stdout
         return json.loads(done.stderr.splitlines()[-1])
 
     def image(self, version):
@@ -92,6 +96,12 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        cheap_scrypt(patch)  # of the author's files; what they cost is tested where they are made
+        yield from make_bench(tmp_path_factory)
+
+
+def make_bench(tmp_path_factory):
     directory = tmp_path_factory.mktemp("sealed")
     world = World(directory / "world")
     noise = bytearray(random.Random(1).randbytes(LENGTH))
@@ -120,11 +130,17 @@ def agent(bench):
 
 def install(bench, agent, version):
     bench.world.assign(agent, f"thermo/{version}")
-    agent.run("check", code=0)
-    agent.run("download", code=0)
-    agent.run("apply", code=10)
-    with agent.daemon():  # the machine comes back
+    finish(bench, agent)
+
+
+def finish(bench, agent):
+    """Let the daemon fetch and stage what it is offered; return its log. Then the machine comes back."""
+    with agent.daemon():
+        until(lambda: bench.world.attempt(agent)["status"] == "staged")
+    log = agent.log
+    with agent.daemon():
         until(lambda: bench.world.attempt(agent)["status"] == "confirmed")
+    return log
 
 
 def slot(agent, name):
@@ -258,12 +274,9 @@ def test_a_poisoned_piece_is_found_and_only_that_is_fetched_again(bench, agent):
     with stored.open("r+b") as file:
         file.seek(1000)
         file.write(b"poison")
-    agent.run("download", "--verbose", code=0)
-    bad = [json.loads(line) for line in agent.stderr.splitlines() if "payload.piece-bad" in line]
+    log = finish(bench, agent)
+    bad = [json.loads(line) for line in log.splitlines() if "payload.piece-bad" in line]
     assert [(line["piece"], line["offset"]) for line in bad] == [(0, 0)]
-    agent.run("apply", code=10)
-    with agent.daemon():
-        until(lambda: bench.world.attempt(agent)["status"] == "confirmed")
     assert slot(agent, "b") == bench.image("1.2").read_bytes()
 
 
@@ -279,6 +292,8 @@ def test_keys_can_be_withheld_and_given_later(bench, agent):
         "The release is sealed, and the server was not given the content keys.",
     )
     assert "give-keys" in rule["hint"]
+    plan = bench.world.admin.ask("POST", "/api/v1/rollouts/plan", {"release": "thermo/1.3"}).json
+    assert "keys-withheld" in [warning["code"] for warning in plan["warnings"]]
     assert bench.run("release", "give-keys", "thermo/1.3")["content_keys"] == 1
     assert bench.why(agent, "thermo/1.3")["verdict"] == "pass"
     agent.run("check", code=0)

@@ -26,7 +26,7 @@ COMMANDS: Final = {
         "firmament.cli.server:group",
         "Set up, run and check a firmware server.",
         "server",
-        below="backup doctor init migrate move restore run trust",
+        below="backup doctor init migrate move restore rotate-content-key run trust",
     ),
     "rollout": LazyCommand("firmament.cli.rollout:group", "Plan, start, watch and steer rollouts."),
     "group": LazyCommand("firmament.cli.group:group", "Name devices by a query or by hand."),

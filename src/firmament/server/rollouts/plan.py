@@ -9,6 +9,7 @@ from firmament.server.consent.answers import missing_notes
 from firmament.server.consent.rules import count_modes
 from firmament.server.inventory.query_sql import FROM
 from firmament.server.inventory.store import decode_manifest
+from firmament.server.payloads.content_keys import count_held
 from firmament.server.rollouts.model import OnStop, boundaries, propose_waves
 from firmament.server.rollouts.selection import SENTENCES, count_by_rule, sample_by_rule, select
 from firmament.server.scope import Action
@@ -81,7 +82,7 @@ def make_plan(
             *blockers(is_withdrawn=row["withdrawn_at"] is not None, total=total, release=release),
             *([no_notes] if no_notes is not None else []),
         ],
-        "warnings": _warnings(manifest, policy, waves, total),
+        "warnings": [*_warnings(manifest, policy, waves, total), *_missing_keys(connection, scope, manifest)],
         "needs_approval": needs_approval(policy, total),
         "policy": policy.to_json(),
     }
@@ -115,6 +116,14 @@ def _warnings(manifest: Manifest, policy: Policy, waves: Sequence[dict[str, Any]
     if waves and waves[0]["count"] == total and total > 1:
         found.append(_remark("one-wave", f"All {total} devices start at once.", "Begin with a small wave."))
     return found
+
+
+def _missing_keys(connection: Connection, scope: Scope, manifest: Manifest) -> list[dict[str, str]]:
+    missing = sum(payload.is_sealed for payload in manifest.payloads) - count_held(connection, scope, manifest)
+    if not missing:
+        return []
+    sentence = f"The server was not given {missing} content keys of this release; devices wait until it is."
+    return [_remark("keys-withheld", sentence, f"Run `firmament release give-keys {manifest.release_id}`.")]
 
 
 def _remark(code: str, message: str, hint: str) -> dict[str, str]:
