@@ -22,8 +22,8 @@ from firmament.core.ids import ReleaseId
 from firmament.durable import RealDisk
 from firmament.errors import KeyWrapError, SealedError
 from firmament.payload import wrap
-from firmament.payload.readers import FileReader
-from firmament.payload.sealed import Opener
+from firmament.payload.readers import BytesReader, FileReader
+from firmament.payload.sealed import Opener, seal
 from firmament.payload.wrap import Custody, Purpose
 from firmament.release import content_keys
 from firmament.release.workspace import Workspace
@@ -143,6 +143,11 @@ def finish(bench, agent):
     return log
 
 
+@pytest.fixture(scope="module")
+def next_release(bench):
+    bench.release("1.2")
+
+
 def slot(agent, name):
     return (agent.directory / f"{name}.img").read_bytes()[:LENGTH]
 
@@ -259,9 +264,28 @@ def wrapped(custom):
     return base64.b64decode(custom["key_wrap"])
 
 
-def test_a_poisoned_piece_is_found_and_only_that_is_fetched_again(bench, agent):
+@pytest.mark.parametrize("kind", ["flipped", "forged"])
+def test_51_53_what_a_cdn_or_another_device_made_of_a_container_is_refused(bench, agent, next_release, kind):
+    """Someone changes the file that the server gives out; one knows the content key as well and makes chunks that open."""
+    bench.world.assign(agent, "thermo/1.2")
+    (path,) = bench.world.server.directory.rglob("targets/thermo/1.2/*.image.img.sealed")
+    whole, one = path.read_bytes(), bench.keys("thermo/1.2")["thermo/1.2/image.img.sealed"]
+    path.unlink()  # a name of its own: the upload is another
+    out = bytearray()
+    if kind == "flipped":
+        out += whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:]
+    else:
+        seal(BytesReader(bytes(LENGTH)), LENGTH, one.key, out.extend)
+        assert len(out) == len(whole)
+    path.write_bytes(out)
+    agent.run("check", code=0)
+    assert agent.error("download")["code"] == "trust/digest-mismatch"
+    assert slot(agent, "a") == bench.image("1.1").read_bytes(), "what runs stays"
+    path.write_bytes(whole)
+
+
+def test_a_poisoned_piece_is_found_and_only_that_is_fetched_again(bench, agent, next_release):
     """What lay on the device for a while was changed: the signed list says which piece (case 34)."""
-    bench.release("1.2")
     bench.world.assign(agent, "thermo/1.2")
     text = agent.config.read_text()
     agent.config.write_text(text + "\n[transfer]\nmax_rate_bytes_per_s = 300000\n")
