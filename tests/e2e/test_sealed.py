@@ -178,7 +178,7 @@ def test_the_server_knows_how_many_keys_it_holds_and_no_log_or_event_says_one(be
             "SELECT release, COUNT(*) AS n FROM content_key GROUP BY release ORDER BY release"
         )
     ] == [("thermo/1.0", 1), ("thermo/1.1", 2)]
-    assert [event["subject"] for event in bench.world.server.events("content-key.given")] == [
+    assert [event["subject"] for event in bench.world.server.events("content-key.added")] == [
         "thermo/1.0",
         "thermo/1.1",
         "thermo/1.1",

@@ -42,7 +42,7 @@ class Event(StrEnum):
     DEVICES_TAGGED = "devices.tagged"
     WRAPPING_KEY_REVOKED = "wrapping-key.revoked"
     WRAPPING_KEY_REGISTERED = "wrapping-key.registered"
-    CONTENT_KEY_GIVEN = "content-key.given"
+    CONTENT_KEY_ADDED = "content-key.added"
     CONTENT_KEYS_RENEWED = "content-keys.renewed"
     FAILURE_CLEARED = "failure.cleared"
     GROUP_SAVED = "group.saved"

@@ -118,7 +118,7 @@ def put_key(  # one row
         (scope.tenant_id, str(digest), release, keyid, wrapped, int(now.timestamp())),
     )
     if known is None:
-        events.append(connection, scope, Event.CONTENT_KEY_GIVEN, now, subject=release, digest=digest, keyid=keyid)
+        events.append(connection, scope, Event.CONTENT_KEY_ADDED, now, subject=release, digest=digest, keyid=keyid)
 
 
 def count_held(connection: Connection, scope: Scope, manifest: Manifest) -> int:
