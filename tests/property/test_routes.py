@@ -100,7 +100,7 @@ CLASSES = {
         DELETE /api/v1/me/sessions/{session_id}|GET /api/v1/tokens|POST /api/v1/tokens
         DELETE /api/v1/tokens/{token_id}|GET /api/v1/me
     """,
-    PUBLIC: "GET /health|POST /api/v1/login|GET /metrics|GET /api/v1/outside/start|GET /api/v1/outside/callback",  # metrics: to loopback and given networks, sums only
+    PUBLIC: "GET /health|GET /healthz|GET /readyz|POST /api/v1/login|GET /metrics|GET /api/v1/outside/start|GET /api/v1/outside/callback",  # metrics: to loopback and given networks, sums only
 }
 UNTOLD = {"POST /api/v1/logout"}
 """Ends the session that asks; played by itself in the tests of sessions."""

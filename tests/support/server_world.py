@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import ssl
 import subprocess
@@ -178,6 +179,27 @@ class Answer:
         return self.json["type"] if self.status >= 400 else ""
 
 
+EVERY_REPLICA = ("firmament.toml", "online-public.json", "tls", "device-ca", "director", "signer", "people")
+"""What docs/operate/scale.md says to copy, ..."""
+SHARED = (Path("blobs"), Path("repository/targets"))
+"""... and what it says to share."""
+
+
+def replica_of(server: RunningServer, directory: Path) -> RunningServer:
+    """Make the directory of another server on the same database, as docs/operate/scale.md tells."""
+    directory.mkdir(parents=True)
+    for name in EVERY_REPLICA:
+        source = server.directory / name
+        if source.is_dir():
+            shutil.copytree(source, directory / name)
+        elif source.exists():
+            shutil.copy2(source, directory / name)
+    (directory / "repository" / "generations").mkdir(parents=True)
+    for name in SHARED:
+        (directory / name).symlink_to(server.directory / name, target_is_directory=True)
+    return RunningServer(directory, env=server.env)
+
+
 class Client:
     """HTTP over TLS with an optional client certificate and an optional token."""
 
@@ -318,6 +340,7 @@ class Device:
         self.hpke_public_key = os.urandom(HPKE_PUBLIC_KEY_LENGTH_BYTES)
         self.device_id = DeviceId("")
         self.numbers = 0
+        self.director_version = 0
         self.client: Client | None = None
         (directory / "key.pem").write_bytes(self.key.pem)
 
@@ -353,9 +376,20 @@ class Device:
             self.client = None
 
     def poll(self, **changes) -> Answer:
-        given = {"nonce": os.urandom(16), "version": "1.0", "sequence_number": 1, "boot_id": "boot-a"}
+        given = {
+            "nonce": os.urandom(16),
+            "version": "1.0",
+            "sequence_number": 1,
+            "boot_id": "boot-a",
+            "director_version": self.director_version,
+        }
         request = PollRequest(**{**given, **changes})
-        return self.client.ask("POST", "/v1/poll", request.to_json())
+        answer = self.client.ask("POST", "/v1/poll", request.to_json())
+        if answer.status == 200:  # as a device does: what it verified is its floor
+            found = json.loads(answer.json["timestamp"])["signed"]["version"]
+            assert found > self.director_version, "a device would refuse this as a rollback"
+            self.director_version = found
+        return answer
 
     def assignment(self, **changes) -> dict | None:
         answer = self.poll(**changes)

@@ -23,6 +23,7 @@ from firmament.protocol.v1 import paths
 from firmament.protocol.v1.envelope import CONSENT_TYPE, REPORT_TYPE, Envelope, pre_authentication_encoding
 from firmament.protocol.v1.messages import (
     AGENT_LEVEL,
+    MAX_DIRECTOR_VERSION,
     MAX_POLL_REPLY_LENGTH_BYTES,
     MAX_REPORTS,
     MAX_REQUEST_LENGTH_BYTES,
@@ -35,6 +36,7 @@ from firmament.protocol.v1.messages import (
     decode_report_reply,
 )
 from firmament.trust.client import DirectorClient, TrustedClient
+from firmament.trust.floors import DIRECTOR
 from firmament.trust.walk import BEGINNING, Device, verify_director, verify_image
 
 if TYPE_CHECKING:
@@ -258,6 +260,7 @@ class ServerLink:
             attributes=dict(running.attributes),
             methods=tuple(sorted(self.methods)),
             failed_payloads=running.failed_payloads,
+            director_version=min(self.floors.load().of(DIRECTOR).versions.get("timestamp", 0), MAX_DIRECTOR_VERSION),
         )
         url = self._url(paths.POLL)
         data = self._post(url, canonical.encode(request.to_json()), limit_bytes=MAX_POLL_REPLY_LENGTH_BYTES)

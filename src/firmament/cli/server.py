@@ -24,6 +24,7 @@ from firmament.server.keys import read_online_keyids
 from firmament.server.layout import Layout
 from firmament.server.lock import locked
 from firmament.server.payloads.store import ServerDisk
+from firmament.server.releases import shared
 from firmament.server.releases.admission import Circumstances, trust_roots
 from firmament.server.releases.generations import Generations
 from firmament.server.releases.model import Submission
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from firmament.core.clock import Clock
+    from firmament.server.database.port import Connection
 
 MARKS: Final = {Verdict.GOOD: "ok  ", Verdict.WARNING: "warn", Verdict.BAD: "BAD "}
 
@@ -237,31 +239,25 @@ def trust(directory: Path, image: tuple[Path, ...], director: tuple[Path, ...]) 
     clock = SystemClock()
     if not image or not director:
         raise MalformedError("Both --image and --director roots are needed")
-    with locked(layout):
-        generations = Generations(disk, layout)
-        submission = Submission(_read(disk, image), _read(disk, director))
-        scope = console(who())
-        trusted = trust_roots(
-            generations.load(),
-            submission,
-            scope,
-            Circumstances(read_online_keyids(disk, layout.online_public), {}, clock.now()),
-        )
-        generations.install(trusted)
+    generations, scope = Generations(disk, layout), console(who())
+    submission = Submission(_read(disk, image), _read(disk, director))
+
+    def write(writing: Connection) -> dict[str, int]:
+        current = (shared.load(writing) if settings.database else None) or generations.load()
+        circumstances = Circumstances(read_online_keyids(disk, layout.online_public), {}, clock.now())
+        trusted = trust_roots(current, submission, scope, circumstances)
+        if settings.database:
+            shared.commit(writing, trusted, instead_of=shared.number(writing))
+        else:
+            generations.install(trusted)
         assert trusted.root is not None
         assert trusted.director_root is not None
         versions = {"image": trusted.root.signed.version, "director": trusted.director_root.signed.version}
-        with command_database(database_target(layout, settings)) as database:
-            database.transact(
-                lambda writing: append(
-                    writing,
-                    scope,
-                    Event.ROOT_TRUSTED,
-                    clock.now(),
-                    image=versions["image"],
-                    director=versions["director"],
-                )
-            )
+        append(writing, scope, Event.ROOT_TRUSTED, clock.now(), **versions)
+        return versions
+
+    with locked(layout), command_database(database_target(layout, settings)) as database:
+        versions = database.transact(write)
     _say_trusted(output(), versions)
 
 

@@ -7,19 +7,20 @@ import shutil
 import sqlite3
 import stat
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tuf.api.metadata import Snapshot, Timestamp
 
 from firmament.core.finding import Finding, Verdict
 from firmament.errors import FirmamentError
-from firmament.server import versions
+from firmament.server import leader, versions
 from firmament.server.authority import load_certificate
 from firmament.server.database.migrate import revision
 from firmament.server.database.opening import command_database
 from firmament.server.database.target import database_target
 from firmament.server.keys import DIRECTOR_ROLES, SIGNER_ROLES
 from firmament.server.payloads.custody import key_files
+from firmament.server.releases import shared
 from firmament.server.releases.generations import Generations
 from firmament.trust import repository
 from firmament.trust.repository import TIMESTAMP_FILE
@@ -136,7 +137,7 @@ class Doctor:
         return Finding(name, verdict, f"good for {days} days", action if verdict is Verdict.WARNING else "")
 
     def _repository(self) -> Iterator[Finding]:
-        published = Generations(self._disk, self._layout).load()
+        published = self._published()
         if published.root is None:
             yield Finding(
                 "repository",
@@ -165,6 +166,14 @@ class Doctor:
             )
         yield from self._online_roles(published)
         yield from self._payloads(published)
+
+    def _published(self) -> Published:
+        if self._settings.database:
+            with command_database(database_target(self._layout, self._settings), read_only=True) as database:
+                found = database.read(shared.load)
+            if found is not None:
+                return found
+        return Generations(self._disk, self._layout).load()
 
     def _online_roles(self, published: Published) -> Iterator[Finding]:
         action = "Start the server, or look in its log why the signer cannot renew."
@@ -212,11 +221,32 @@ class Doctor:
                 yield database.read(_damage)
             else:
                 yield Finding("database", Verdict.GOOD, f"answers, at schema {revision(target)}")
+                yield from self._replicas(database.read(leader.peers))
             admins = database.read(_count_admins)
         if not admins:
             yield Finding(
                 "people", Verdict.WARNING, "no administrator", "Run `firmament operator add NAME --role admin`."
             )
+
+    def _replicas(self, found: list[dict[str, Any]]) -> Iterator[Finding]:
+        if not found:
+            yield Finding("replicas", Verdict.WARNING, "no server runs", "Run `firmament server run`.")
+            return
+        newest = max(peer["seen_at"] for peer in found)
+        if newest < self._now.timestamp() - leader.PEER_SEEN_S:
+            yield Finding(
+                "replicas",
+                Verdict.WARNING,
+                f"no server was heard of for {int(self._now.timestamp() - newest)} s",
+                "Run `firmament server run`.",
+            )
+            return
+        for peer in found:
+            age_s = None if peer["leads_since"] is None else newest - peer["leads_since"]
+            role = "follower" if age_s is None else f"leader, holds the lock for {age_s} s"
+            yield Finding("replicas", Verdict.GOOD, f"{peer['host']}:{peer['port']} (pid {peer['pid']}): {role}")
+        if found[0]["leads_since"] is None:
+            yield Finding("replicas", Verdict.WARNING, "nobody leads", "Look in the logs for `leader.`.")
 
     def _space(self) -> Iterator[Finding]:
         usage = shutil.disk_usage(self._layout.directory)

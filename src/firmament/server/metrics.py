@@ -11,6 +11,7 @@ import ipaddress
 from typing import TYPE_CHECKING, Any, Final
 
 from firmament.errors import ForbiddenError, UnauthenticatedError
+from firmament.server import leader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -25,6 +26,9 @@ Sample = tuple[str, "Mapping[str, str]", float]
 
 HELP: Final[dict[str, tuple[str, str]]] = {
     "firmament_info": ("gauge", "Version of the server."),
+    "firmament_leader": ("gauge", "1 on the one server that does what happens by itself, else 0."),
+    "firmament_leader_seconds": ("gauge", "How long this server has led; 0 when it does not."),
+    "firmament_replicas": ("gauge", "Servers on this database that were heard of lately; 0 on SQLite."),
     "firmament_audit_events_total": ("counter", "Events in the audit chains of all tenants."),
     "firmament_audit_unsigned_events": ("gauge", "Events that no checkpoint covers yet."),
     "firmament_devices": ("gauge", "Enrolled devices that are not disabled."),
@@ -75,6 +79,7 @@ def count(connection: Connection, now: int) -> list[Sample]:
             {},
             one("SELECT count(*) AS n FROM device_seen WHERE last_seen >= ?", now - 3600),
         ),
+        ("firmament_replicas", {}, float(len(leader.peers(connection)))),
         ("firmament_outlets_disabled", {}, one("SELECT count(*) AS n FROM outlet WHERE disabled_at IS NOT NULL")),
     ]
     for name, label, sql in (

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from firmament.server.inventory.service import Registrar
     from firmament.server.inventory.store import LinkReader
     from firmament.server.layout import Layout
+    from firmament.server.leader import Leadership
     from firmament.server.limits import TokenBuckets
     from firmament.server.outbox.compose import Out
     from firmament.server.payloads.custody import Custodian
@@ -33,6 +34,7 @@ class Parts:
     layout: Layout
     clock: Clock
     database: Database
+    leadership: Leadership
     link_reader: LinkReader
     director_keys: DirectorKeys
     reply_versions: ReplyVersions
@@ -51,3 +53,5 @@ class Parts:
     """Sign-in attempts for one name, from wherever."""
     vault: Vault
     custodian: Custodian
+    is_draining: bool = False
+    """Set by SIGTERM: load balancers shall send new requests elsewhere."""

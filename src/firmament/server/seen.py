@@ -40,15 +40,24 @@ class LastSeen:
 
 
 def write_seen(connection: Connection, rows: list[tuple[int, int, str, int]]) -> None:
-    """Write one batch; the interval is a running mean over four gaps."""
+    """Write one batch; the interval is a running mean over four gaps.
+
+    Servers flush beside each other, so what is written may be older than what is there.
+    """
     connection.executemany(
         "INSERT INTO device_seen(device_id, last_seen, address, last_poll) VALUES (?, ?, ?, ?) "
-        "ON CONFLICT(device_id) DO UPDATE SET last_seen = excluded.last_seen, address = excluded.address, "
-        "interval_s = CASE WHEN excluded.last_poll = 0 OR device_seen.last_poll = 0 THEN device_seen.interval_s "
+        "ON CONFLICT(device_id) DO UPDATE SET "
+        "address = CASE WHEN excluded.last_seen < device_seen.last_seen THEN device_seen.address "
+        "ELSE excluded.address END, "
+        "last_seen = CASE WHEN excluded.last_seen < device_seen.last_seen THEN device_seen.last_seen "
+        "ELSE excluded.last_seen END, "
+        "interval_s = CASE WHEN excluded.last_poll <= device_seen.last_poll OR device_seen.last_poll = 0 "
+        "THEN device_seen.interval_s "
         f"WHEN excluded.last_poll - device_seen.last_poll > {MAX_GAP_S} "
         f"THEN (3 * device_seen.interval_s + {MAX_GAP_S}) / 4 "
         "WHEN device_seen.interval_s = 0 THEN excluded.last_poll - device_seen.last_poll "
         "ELSE (3 * device_seen.interval_s + excluded.last_poll - device_seen.last_poll) / 4 END, "
-        "last_poll = CASE WHEN excluded.last_poll = 0 THEN device_seen.last_poll ELSE excluded.last_poll END",
+        "last_poll = CASE WHEN excluded.last_poll < device_seen.last_poll THEN device_seen.last_poll "
+        "ELSE excluded.last_poll END",
         rows,
     )

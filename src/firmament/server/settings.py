@@ -90,6 +90,9 @@ class ServerSettings:
     oidc_claim: str = _setting("groups", "Claim of the identity token that says who may do what.")
     oidc_roles: tuple[str, ...] = _setting((), "`claim value=role`; whoever has none of them is not let in.")
     header_deadline_s: float = _setting(15.0, "A request's headers must be complete within this time.", minimum=0.1)
+    drain_s: float = _setting(
+        0.0, "After SIGTERM `/readyz` says no for so long before connections are refused.", minimum=0
+    )
     body_deadline_s: float = _setting(30.0, "A small request body must be complete within this time.", minimum=0.1)
 
     def __post_init__(self) -> None:

@@ -56,7 +56,7 @@ SNAPSHOT_RENEW_BEFORE: Final = timedelta(days=7)
 TIMESTAMP_RENEW_AFTER: Final = timedelta(days=1)
 """trust.md §3.1: a timestamp lives 3 days and is made anew daily, so two missed days are harmless."""
 MAX_CATCH_UP: Final = 1000
-"""Nearly three years of daily timestamps."""
+"""Above what was signed, or above the clock: several signers of one repository differ by seconds."""
 MAX_MESSAGE_LENGTH_BYTES: Final = 4 * 1024 * 1024
 # A snapshot of 10 000 roles is 300 KiB (trust.md §1.4).
 STATE: Final = "state.json"
@@ -120,15 +120,15 @@ class OnlineSigner:
         return {"snapshot": self._snapshot.public_key.keyid, "timestamp": self._timestamp.public_key.keyid}
 
     def adopt(self, snapshot: int, timestamp: int) -> None:
-        """Go on above what is served: this directory may have been restored from an old backup.
+        """Go on above what is served: an old backup was restored, or another server's signer made it.
 
         Only upwards, and only so far: whoever asks may be lying, and must not use up the numbers.
         """
-        state = self.state
+        state, now_s = self.state, int(self._clock.now().timestamp())
         self.state = replace(
             state,
-            snapshot=max(state.snapshot, min(snapshot, state.snapshot + MAX_CATCH_UP)),
-            timestamp=max(state.timestamp, min(timestamp, state.timestamp + MAX_CATCH_UP)),
+            snapshot=max(state.snapshot, min(snapshot, max(state.snapshot, now_s) + MAX_CATCH_UP)),
+            timestamp=max(state.timestamp, min(timestamp, max(state.timestamp, now_s) + MAX_CATCH_UP)),
         )
 
     def publish(self, versions: dict[str, int]) -> dict[str, Any]:
@@ -152,11 +152,12 @@ class OnlineSigner:
 
         `snapshot` and `versions` are what is served. When something newer was signed than is
         served, a publish was cut short: a new snapshot over what is served if that goes back for
-        no role, else TornPublishError, until the author publishes again.
+        no role, else TornPublishError, until the author publishes again. The same new snapshot
+        when another server's signer made what is served: each signer knows only its own.
         """
         state, now = self.state, self._clock.now()
         if state.timestamp_at is None or state.snapshot_at is None:
-            return {"files": {}}
+            return self.publish(versions) if versions else {"files": {}}
         if snapshot != state.snapshot or versions != state.versions:
             try:
                 return self.publish(versions)

@@ -10,6 +10,11 @@ The number is the second, so a restored backup of the database is no rollback: t
   database is written once a minute at most, whatever the poll rate. A crash wastes at most one
   block: the next start begins above the horizon, at most a minute ahead of the clock.
 
+Several servers on one database hand out numbers beside each other, by clocks that differ by
+seconds. So a device says in its poll which version it trusts, and its reply is above that,
+whichever server answers (ADR-0023). That number is the device's own affair: it is not
+remembered for others and needs no horizon, because the device will say it again.
+
 A backup that is restored *and* a clock that is wrong at the same time cannot be told from an
 attack; `server doctor` compares the clock with the newest event.
 """
@@ -43,8 +48,8 @@ class ReplyVersions:
         self._floor = stored_horizon + 1
         self._horizon = stored_horizon
 
-    def next(self, device_id: str, unix_s: int) -> int | None:
-        """Return a number for a reply to this device; None when the horizon must be stored first."""
+    def next(self, device_id: str, unix_s: int, *, trusted: int = 0) -> int | None:
+        """Return a number for a reply to this device, above `trusted`; None when the horizon must be stored first."""
         second = max(unix_s, self._floor)
         if second > self._second:
             self._second = self._floor = second
@@ -52,9 +57,9 @@ class ReplyVersions:
         number = max(second, self._recent.get(device_id, 0) + 1)
         if number > self._horizon:
             return None
-        self._recent[device_id] = number
         self._highest = max(self._highest, number)
-        return number
+        self._recent[device_id] = number
+        return max(number, trusted + 1)
 
     def wanted_horizon(self, unix_s: int) -> int | None:
         """Return the horizon to store now, None while the stored one is far enough ahead."""
@@ -70,6 +75,16 @@ class ReplyVersions:
         self._horizon = max(self._horizon, horizon)
 
 
+def first_floor(stored_horizon: int, unix_s: int, *, is_shared: bool) -> int:
+    """Return what a start goes on above.
+
+    On a shared database the horizon runs ahead because others are serving: only a clock that is
+    behind it by more than that was put back.
+    """
+    is_ahead = unix_s + 2 * (BLOCK_S + AHEAD_S) >= stored_horizon
+    return 0 if is_shared and is_ahead else stored_horizon
+
+
 def read_horizon(connection: Connection) -> int:
     """Return the stored horizon, 0 on a new server."""
     row = connection.execute("SELECT value FROM number WHERE name = ?", (HORIZON,)).fetchone()
@@ -77,8 +92,13 @@ def read_horizon(connection: Connection) -> int:
 
 
 def write_horizon(connection: Connection, horizon: int) -> None:
-    """Store the horizon."""
+    """Store the horizon; on a shared database other servers may have stored a higher one: see `raise_horizon`."""
     connection.execute(
         "INSERT INTO number(name, value) VALUES (?, ?) ON CONFLICT(name) DO UPDATE SET value = excluded.value",
         (HORIZON, horizon),
     )
+
+
+def raise_horizon(connection: Connection, horizon: int) -> None:
+    """Store the horizon unless a higher one is stored: it may fall at a clean stop of the only server only."""
+    write_horizon(connection, max(horizon, read_horizon(connection)))

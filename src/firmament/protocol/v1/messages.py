@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from firmament.core import canonical
-from firmament.core.fields import Fields, format_time
+from firmament.core.fields import MAX_INTEGER, Fields, format_time
 from firmament.core.ids import HARDWARE, PRODUCT, UUID, VERSION, AttemptId, DeviceId
 from firmament.core.manifest import MAX_PAYLOADS, UpdateClass
 from firmament.protocol.status import AttemptStatus, ConsentAnswer
@@ -32,6 +32,8 @@ MAX_REQUEST_LENGTH_BYTES: Final = 64 * 1024
 MAX_POLL_REPLY_LENGTH_BYTES: Final = 1024 * 1024
 # Director metadata with a post-quantum key wrap is 3 KiB per target (trust.md §3.2); the root
 # chain for a device that slept through rotations adds up to 47 KiB per root, fetched apart.
+MAX_DIRECTOR_VERSION: Final = MAX_INTEGER - 1
+"""What a device may say it trusts: there must be a higher one."""
 MAX_ATTRIBUTES: Final = 64
 MAX_REPORTS: Final = 32
 MAX_LOG_LINES: Final = 20
@@ -123,11 +125,17 @@ class PollRequest:
     agent_level: int = AGENT_LEVEL
     failed_payloads: tuple[str, ...] = ()
     """Target paths of payloads of the open attempt that the device could not apply."""
+    director_version: int = 0
+    """Version of the director's metadata that the device trusts, 0 before the first (ADR-0023)."""
 
     def to_json(self) -> dict[str, Any]:
-        failed = {"failed_payloads": list(self.failed_payloads)} if self.failed_payloads else {}
+        optional: dict[str, Any] = {}
+        if self.failed_payloads:
+            optional["failed_payloads"] = list(self.failed_payloads)
+        if self.director_version:
+            optional["director_version"] = self.director_version
         return {
-            **failed,
+            **optional,
             "v": PROTOCOL_VERSION,
             "nonce": self.nonce.hex(),
             "version": self.version,
@@ -154,6 +162,7 @@ def decode_poll_request(data: bytes) -> PollRequest:
         methods=fields.texts("methods", max_items=32, max_length=40, optional=True),
         agent_level=fields.integer("agent_level", maximum=10_000, default=1),
         failed_payloads=fields.texts("failed_payloads", max_items=MAX_PAYLOADS, max_length=512, optional=True),
+        director_version=fields.integer("director_version", maximum=MAX_DIRECTOR_VERSION, default=0),
     )
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import logging
 import os
 import signal
 import socket
+import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import uvicorn
@@ -42,6 +45,7 @@ from firmament.server.http.tls import make_context, server_certificate
 from firmament.server.inventory.service import Registrar
 from firmament.server.inventory.store import LinkReader
 from firmament.server.keys import load_director_keys, read_online_keyids
+from firmament.server.leader import FencedDatabase, Leadership
 from firmament.server.limits import TokenBuckets
 from firmament.server.lock import locked
 from firmament.server.outbox.compose import make_out
@@ -65,6 +69,7 @@ if TYPE_CHECKING:
 
     from firmament.core.clock import Clock
     from firmament.server.database.port import Database
+    from firmament.server.database.target import Target
     from firmament.server.http.messages import AsgiScope, Receive, Send
     from firmament.server.layout import Layout
     from firmament.server.settings import ServerSettings
@@ -79,7 +84,9 @@ KEEP_ALIVE_S: Final = 15
 REFRESH_CHECK_S: Final = 3600.0
 HORIZON_CHECK_S: Final = 10.0
 CHECKPOINT_CHECK_S: Final = 10.0
-OPERATOR_PATHS: Final = ("/api/", "/health", "/metrics", "/openapi.json")
+CATCH_UP_S: Final = 1.0
+"""Devices' requests look by themselves; this is for a web server that reads the directory."""
+OPERATOR_PATHS: Final = ("/api/", "/health", "/readyz", "/metrics", "/openapi.json")
 """What the operator API answers itself; other paths belong to the pages, when there are any."""
 
 
@@ -134,9 +141,11 @@ class Server:
         layout, settings = self._layout, self._settings
         certificate = server_certificate(disk, layout, settings, self._clock.now())
         context = make_context(disk, certificate, layout.device_ca / "ca.pem")
-        database = open_database(database_target(layout, settings), self._clock)
+        target = database_target(layout, settings)
+        database = open_database(target, self._clock)
         try:
-            parts = self._parts(disk, signer, database)
+            leadership = self._leadership(target)
+            parts = self._parts(disk, signer, FencedDatabase(database) if database.is_shared else database, leadership)
             application = Application(parts, self._make_pages)
             config = uvicorn.Config(
                 application,
@@ -161,12 +170,21 @@ class Server:
         finally:
             database.close()
 
-    def _parts(self, disk: ServerDisk, signer: SignerClient, database: Database) -> Parts:
+    def _leadership(self, target: Target) -> Leadership:
+        replica_id = str(uuid.uuid4())
+        if isinstance(target, Path):
+            return Leadership(None, self._clock, replica_id)
+        from firmament.server.database.leader_lock import LeaderLock
+
+        return Leadership(LeaderLock(target, self._clock, replica_id), self._clock, replica_id)
+
+    def _parts(self, disk: ServerDisk, signer: SignerClient, database: Database, leadership: Leadership) -> Parts:
         layout, settings = self._layout, self._settings
         blobs = BlobStore(
             disk, layout.blobs, max_length_bytes=settings.max_blob_bytes, min_free_bytes=settings.min_free_bytes
         )
-        blobs.sweep()
+        if not database.is_shared:  # else others may be receiving there
+            blobs.sweep()
         publisher = Publisher(
             generations=Generations(disk, layout),
             blobs=blobs,
@@ -180,6 +198,7 @@ class Server:
             layout=layout,
             clock=self._clock,
             database=database,
+            leadership=leadership,
             link_reader=LinkReader(database),
             director_keys=load_director_keys(disk, layout.director),
             reply_versions=ReplyVersions(),
@@ -206,34 +225,49 @@ class Server:
 
     # --- background work -------------------------------------------------------------------
 
-    async def start(self, parts: Parts) -> None:
+    async def start(self, parts: Parts, port: int) -> None:
         """Mend what a crash left, and start the loops."""
+        leadership = parts.leadership
+        leadership.port = port
         await parts.publisher.recover()
-        parts.reply_versions.begin(await parts.database.read(versions.read_horizon))
-        await extend_horizon(parts, int(self._clock.now().timestamp()))
-        # Before the first answer: after some days of standstill the timestamp has expired.
-        await _guarded(self._refresh, parts)
+        now_s = int(self._clock.now().timestamp())
+        stored = await parts.database.read(versions.read_horizon)
+        parts.reply_versions.begin(versions.first_floor(stored, now_s, is_shared=parts.database.is_shared))
+        await extend_horizon(parts, now_s)
+        await leadership.beat()
+        if leadership.epoch is not None:
+            # Before the first answer: after some days of standstill the timestamp has expired.
+            await _guarded(self._refresh, parts)
         for work, interval_s in (
             (self._flush_seen, seen.FLUSH_INTERVAL_S),
             (self._extend_horizon, HORIZON_CHECK_S),
-            (self._refresh, REFRESH_CHECK_S),
-            (self._checkpoint, CHECKPOINT_CHECK_S),
-            (self._roll_out, loops.INTERVAL_S),
+            (self._catch_up, CATCH_UP_S),
             (self._refresh_board, board.REFRESH_S),
         ):
             self._tasks.append(asyncio.create_task(_every(interval_s, work, parts)))
-        for send, interval_s in parts.out.loops:
-            self._tasks.append(asyncio.create_task(_every(interval_s, _without_parts(send), parts)))
+        # What only the leader of several servers does.
+        for work, interval_s in (
+            (self._refresh, REFRESH_CHECK_S),
+            (self._checkpoint, CHECKPOINT_CHECK_S),
+            (self._roll_out, loops.INTERVAL_S),
+            *((_without_parts(send), interval_s) for send, interval_s in parts.out.loops),
+        ):
+            led = leadership.do(interval_s, functools.partial(_guarded, work, parts))
+            self._tasks.append(asyncio.create_task(led))
+        self._tasks.append(asyncio.create_task(leadership.watch()))
 
     async def stop(self, parts: Parts) -> None:
         """Stop the loops and write what they still hold."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._flush_seen(parts)
-        # No request is answered any more: nothing above this was handed out.
-        horizon = parts.reply_versions.last()
-        await parts.database.submit(lambda connection: versions.write_horizon(connection, horizon))
+        await parts.leadership.leave()
+        with contextlib.suppress(FirmamentError):
+            await self._flush_seen(parts)
+            if not parts.database.is_shared:
+                # No request is answered any more: nothing above this was handed out.
+                horizon = parts.reply_versions.last()
+                await parts.database.submit(lambda connection: versions.write_horizon(connection, horizon))
         await parts.database.end()
 
     async def _flush_seen(self, parts: Parts) -> None:
@@ -242,6 +276,9 @@ class Server:
 
     async def _extend_horizon(self, parts: Parts) -> None:
         await extend_horizon(parts, int(self._clock.now().timestamp()))
+
+    async def _catch_up(self, parts: Parts) -> None:
+        await parts.publisher.catch_up()
 
     async def _checkpoint(self, parts: Parts) -> None:
         await parts.checkpoints.make_due()
@@ -288,6 +325,8 @@ async def _guarded(work: Callable[[Parts], Awaitable[None]], parts: Parts) -> No
 class _UvicornServer(uvicorn.Server):
     """uvicorn's server with our start and stop inside its loop."""
 
+    _exit_at_s: float | None = None
+
     def __init__(
         self,
         config: uvicorn.Config,
@@ -313,16 +352,31 @@ class _UvicornServer(uvicorn.Server):
                 signal.signal(number, handler)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await self._firmament.start(self._parts)
+        assert sockets
+        await self._firmament.start(self._parts, sockets[0].getsockname()[1])
         if self._pages is not None:
             await self._pages.start()
         await super().startup(sockets)
-        assert sockets
         host, port = sockets[0].getsockname()[:2]
         log.info("server.started", host=host, port=port, pid=os.getpid(), version=__version__)
         self._on_ready(host, port)
 
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """Say "not ready" for a while before taking no more connections; a second signal ends that."""
+        drain_s = self._parts.settings.drain_s
+        if sig != signal.SIGTERM or self._parts.is_draining or not drain_s:
+            super().handle_exit(sig, frame)
+            return
+        self._parts.is_draining = True
+        self._exit_at_s = self._parts.clock.monotonic_s() + drain_s
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._exit_at_s is not None and self._parts.clock.monotonic_s() >= self._exit_at_s:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._parts.is_draining = True
         self._parts.out.stopping.set()
         if self._pages is not None:
             await self._pages.stop()  # before uvicorn waits for open answers

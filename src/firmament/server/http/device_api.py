@@ -170,6 +170,9 @@ class DeviceApi:
                 peer = exchange.address if device is None else device.device_id
                 if not grammar.fullmatch(name) or not await self._may_fetch(device, prefix, name):
                     raise NotFoundError("There is no such file in the repository", name=name[:80])
+                if prefix != paths.IMAGE_TARGETS and (name == "timestamp.json" or not (directory / name).is_file()):
+                    # Another server may have published since: what a device sees must never go back.
+                    await parts.publisher.catch_up()
                 exchange.status = await self._downloads.send_file(
                     exchange.scope,
                     exchange.send,
@@ -249,7 +252,7 @@ class DeviceApi:
             nonce=poll.nonce,
             assignment=self._with_keys(device, reply, openable),
             now=now,
-            version=await self._version(device, int(now.timestamp())),
+            version=await self._version(device, int(now.timestamp()), trusted=poll.director_version),
             poll_after_s=reply.poll_after_s,
         )
         await self._json(exchange, signed.to_json())
@@ -292,10 +295,10 @@ class DeviceApi:
         found = await self._parts.link_reader.find(device.device_id) if has_begun else None
         return session if found is None else Session(*found)
 
-    async def _version(self, device: Device, unix_s: int) -> int:
+    async def _version(self, device: Device, unix_s: int, *, trusted: int) -> int:
         parts = self._parts
         for _ in range(2):
-            number = parts.reply_versions.next(device.device_id, unix_s)
+            number = parts.reply_versions.next(device.device_id, unix_s, trusted=trusted)
             if number is not None:
                 return number
             await extend_horizon(parts, unix_s)
@@ -413,5 +416,5 @@ async def extend_horizon(parts: Parts, unix_s: int) -> None:
     """Store the next block of director versions if the present one runs out."""
     wanted = parts.reply_versions.wanted_horizon(unix_s)
     if wanted is not None:
-        await parts.database.submit(lambda connection: versions.write_horizon(connection, wanted))
+        await parts.database.submit(lambda connection: versions.raise_horizon(connection, wanted))
         parts.reply_versions.stored(wanted)

@@ -107,6 +107,7 @@ class ImageApi(OperatorPart):
     async def image_state(self, request: Request) -> dict[str, Any]:
         """Return what is published."""
         scope = await self._readable(request)
+        await self._parts.publisher.catch_up()
         state = self._parts.publisher.published.state()
         foreign = await self._read(products.foreign, scope, self._parts.publisher.published.products)
         return {**state, "roles": {name: version for name, version in state["roles"].items() if name not in foreign}}

@@ -38,8 +38,11 @@ class MetricsApi(OperatorPart):
 
     def _own(self) -> list[Sample]:
         courier, published = self._parts.out.courier, self._parts.publisher.published
+        leadership = self._parts.leadership
         samples: list[Sample] = [
             ("firmament_info", {"version": __version__}, 1),
+            ("firmament_leader", {}, int(leadership.epoch is not None)),
+            ("firmament_leader_seconds", {}, int(leadership.led_s)),
             ("firmament_deliveries_total", {"outcome": "delivered"}, courier.delivered),
             ("firmament_deliveries_total", {"outcome": "failed"}, courier.failed),
         ]

@@ -11,6 +11,7 @@ from firmament.server.http.alive_api import AliveApi
 from firmament.server.http.consent_api import ConsentApi
 from firmament.server.http.evidence_api import EvidenceApi
 from firmament.server.http.fleet_api import FleetApi
+from firmament.server.http.health_api import HealthApi
 from firmament.server.http.image_api import ImageApi
 from firmament.server.http.inventory_api import InventoryApi
 from firmament.server.http.me_api import MeApi
@@ -33,6 +34,7 @@ class OperatorApi:
     def __init__(self, parts: Parts) -> None:
         self.router = APIRouter()
         for kind in (
+            HealthApi,
             AccountApi,
             PeopleApi,
             MeApi,

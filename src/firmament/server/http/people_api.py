@@ -7,7 +7,6 @@ from typing import Any
 
 from fastapi import Request, Response
 
-from firmament import __version__
 from firmament.server import events
 from firmament.server.http import shapes
 from firmament.server.http.operator_base import TEXT, OperatorPart, query_integer
@@ -23,7 +22,6 @@ class PeopleApi(OperatorPart):
     def add_routes(self) -> None:
         """See the base."""
         router = self.router
-        router.get("/health", response_model=shapes.Health, summary="Say that the server answers")(self.health)
         router.get("/api/v1/people", response_model=shapes.People, summary="List people")(self.list_people)
         router.post(
             "/api/v1/people",
@@ -70,10 +68,6 @@ class PeopleApi(OperatorPart):
             self.give_product
         )
         router.get("/api/v1/events", response_model=shapes.Events, summary="Read what happened")(self.list_events)
-
-    async def health(self) -> dict[str, Any]:
-        """Answer without a token: for load balancers and people who wonder."""
-        return {"status": "ok", "version": __version__}
 
     async def list_people(self, request: Request) -> dict[str, Any]:
         """List everybody."""

@@ -11,6 +11,13 @@ from typing import Any
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
 
+class Ready(TypedDict):
+    """Requests may be sent here; `role` is leader or follower."""
+
+    status: str
+    role: str
+
+
 class Health(TypedDict):
     """The server answers, and what it is."""
 

@@ -55,12 +55,7 @@ class Generations:
         directory = self._directory(number)
         image = _read_all(self._disk, directory / "image")
         director = _read_all(self._disk, directory / "director")
-        try:
-            return _parse(number, image, director)
-        except (TrustError, KeyError) as error:
-            raise CorruptStateError(
-                "The published repository cannot be read", directory=directory, reason=error
-            ) from error
+        return parse(number, image, director)
 
     def install(self, published: Published) -> None:
         """Write a generation and switch to it. Atomic: see the head of this file."""
@@ -128,6 +123,14 @@ def pruned(published: Published) -> dict[str, bytes]:
         f"{version}.{role}.json" for role, versions in by_role.items() for version in sorted(versions)[:-KEPT_VERSIONS]
     }
     return {name: data for name, data in published.image_files.items() if name not in dropped}
+
+
+def parse(number: int, image: dict[str, bytes], director: dict[str, bytes]) -> Published:
+    """Read the files of one generation; raises CorruptStateError."""
+    try:
+        return _parse(number, image, director)
+    except (TrustError, KeyError) as error:
+        raise CorruptStateError("The published repository cannot be read", generation=number, reason=error) from error
 
 
 def _parse(number: int, image: dict[str, bytes], director: dict[str, bytes]) -> Published:

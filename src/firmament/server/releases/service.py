@@ -1,18 +1,23 @@
-"""Publishing: verify, sign, write, switch, index, in this order, one at a time."""
+"""Publishing: verify, sign, write, switch, index, in this order, one at a time.
+
+On a database of its own the switch is a symlink (generations.py) and the index follows. On a
+shared one both are one transaction that only the server wins whose generation is still the
+served one (shared.py); the others begin again, and everybody's directory follows the rows.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from firmament.errors import FirmamentError, MalformedMetadataError, TornPublishError
+from firmament.errors import FirmamentError, MalformedMetadataError, OverloadedError, TornPublishError
 from firmament.log import logger
 from firmament.server import events, products
 from firmament.server.events import Event
 from firmament.server.payloads.ownership import require_blobs
 from firmament.server.payloads.store import require_blob
-from firmament.server.releases import store
+from firmament.server.releases import shared, store
 from firmament.server.releases.admission import Circumstances, admit
 from firmament.server.releases.generations import require_signed
 from firmament.server.scope import FIRST_TENANT, SERVER, Action
@@ -23,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from firmament.core.clock import Clock
-    from firmament.server.database.port import Database
+    from firmament.server.database.port import Connection, Database
     from firmament.server.payloads.store import BlobStore
     from firmament.server.releases.generations import Generations
     from firmament.server.releases.model import Admitted, Published, Submission
@@ -31,6 +36,9 @@ if TYPE_CHECKING:
     from firmament.server.signer_client import SignerClient
 
 log = logger("server.releases")
+
+MAX_TRIES: Final = 5
+"""Of a publish while other servers publish as well."""
 
 
 class Publisher:
@@ -53,12 +61,50 @@ class Publisher:
         self._online_keyids = online_keyids
         self._clock = clock
         self._turn = asyncio.Lock()
+        self._catching_up = asyncio.Lock()
         self.published: Published = generations.load()
 
     async def recover(self) -> None:
-        """Bring the index up to what is served: a crash may have come between the two."""
-        releases = store.published_releases(self.published)
-        await self._database.submit(lambda connection: store.index(connection, SERVER, releases, self._clock.now()))
+        """Bring rows and directory together: a crash, a restore or a command may have come between them."""
+        if self._database.is_shared:
+            await self.catch_up()
+        ours, releases = self.published, store.published_releases(self.published)
+
+        def mend(connection: Connection) -> None:
+            if self._database.is_shared and not self._is_ours(connection, ours):
+                return  # another server publishes at this moment, rows and all
+            store.index(connection, SERVER, releases, self._clock.now())
+
+        await self._database.submit(mend)
+
+    @staticmethod
+    def _is_ours(connection: Connection, ours: Published) -> bool:
+        """Whether ours is what the rows serve, now: after a restore the directory may be newer than they are."""
+        found = shared.number(connection)
+        if found < ours.generation:
+            return shared.commit(connection, ours, instead_of=found)
+        return found == ours.generation
+
+    async def catch_up(self) -> None:
+        """Serve what any server published: nothing to do on a database of our own.
+
+        Raises OverloadedError when the database cannot say: an older timestamp than a device saw
+        would be refused by it as a rollback.
+        """
+        if not self._database.is_shared:
+            return
+        row = await self._database.look_up(shared.NUMBER_QUERY, shared.GENERATION)
+        if row is None or int(row["value"]) <= self.published.generation:
+            return
+        found = await self._database.read(shared.load)
+        if found is not None:
+            await self._serve(found)
+
+    async def _serve(self, published: Published) -> None:
+        async with self._catching_up:
+            if published.generation > self.published.generation:
+                await asyncio.to_thread(self._generations.install, published)
+                self.published = published
 
     async def publish(self, scope: Scope, submission: Submission) -> dict[str, Any]:
         """Publish all of it or nothing; see `admission.admit` for what can be wrong."""
@@ -76,22 +122,18 @@ class Publisher:
                 raise
 
     async def _publish(self, scope: Scope, submission: Submission) -> dict[str, Any]:
-        known = await self._database.read(store.histories)
-        owners = await self._database.read(products.owners)
-        _require_own(owners, self.published, submission, scope)
-        circumstances = Circumstances(self._online_keyids, known, self._clock.now())
-        admitted = await asyncio.to_thread(admit, self.published, submission, scope, circumstances)
-        if admitted.is_changed:
-            new = [(path, repository.digest_of(admitted.targets[path])) for path in admitted.new_targets]
-            await self._database.read(lambda connection: require_blobs(connection, scope, new))
-            await asyncio.to_thread(self._require_blobs, admitted)
-            signed = await self._signer.publish(self.published, admitted.next.versions)
-            complete = require_signed(admitted.next, _files(signed))
-            await asyncio.to_thread(self._install, complete, admitted)
-            self.published = complete
-        await self._database.submit(
-            lambda connection: store.index(connection, scope, admitted.releases, self._clock.now())
-        )
+        for _ in range(MAX_TRIES):
+            await self.catch_up()
+            current = self.published
+            known = await self._database.read(store.histories)
+            owners = await self._database.read(products.owners)
+            _require_own(owners, current, submission, scope)
+            circumstances = Circumstances(self._online_keyids, known, self._clock.now())
+            admitted = await asyncio.to_thread(admit, current, submission, scope, circumstances)
+            if await self._switch(scope, current, admitted):
+                break
+        else:
+            raise OverloadedError("Other servers publish all the time", tries=MAX_TRIES, retry_after_s=1)
         log.info("publish.done", actor=scope.actor, snapshot_version=self.published.snapshot_version)
         return {
             "snapshot_version": self.published.snapshot_version,
@@ -102,18 +144,39 @@ class Publisher:
             ],
         }
 
+    async def _switch(self, scope: Scope, current: Published, admitted: Admitted) -> bool:
+        """Sign, write and index; return whether `current` was still what is served."""
+        complete = current
+        if admitted.is_changed:
+            new = [(path, repository.digest_of(admitted.targets[path])) for path in admitted.new_targets]
+            await self._database.read(lambda connection: require_blobs(connection, scope, new))
+            await asyncio.to_thread(self._require_blobs, admitted)
+            signed = await self._signer.publish(current, admitted.next.versions)
+            complete = require_signed(admitted.next, _files(signed))
+            await asyncio.to_thread(self._generations.link_targets, admitted.targets, self._blobs)
+            if not self._database.is_shared:
+                await self._serve(complete)
+
+        def write(connection: Connection) -> bool:
+            if self._database.is_shared and not _is_won(connection, complete, current):
+                return False
+            store.index(connection, scope, admitted.releases, self._clock.now())
+            return True
+
+        is_won = await self._database.submit(write)
+        if is_won:
+            await self._serve(complete)
+        return is_won
+
     def _require_blobs(self, admitted: Admitted) -> None:
         for path in admitted.new_targets:
             target = admitted.targets[path]
             require_blob(self._blobs, repository.digest_of(target), target.length, target=path)
 
-    def _install(self, published: Published, admitted: Admitted) -> None:
-        self._generations.link_targets(admitted.targets, self._blobs)
-        self._generations.install(published)
-
     async def refresh(self) -> bool:
         """Let the signer renew what is about to expire; whether something was renewed."""
         async with self._turn:
+            await self.catch_up()
             current = self.published
             if not current.timestamp_version:
                 return False
@@ -126,10 +189,19 @@ class Publisher:
             if not files:
                 return False
             complete = require_signed(_next(current), files)
-            await asyncio.to_thread(self._generations.install, complete)
-            self.published = complete
+            if self._database.is_shared and not await self._database.submit(
+                lambda connection: _is_won(connection, complete, current)
+            ):
+                return False
+            await self._serve(complete)
             log.info("signer.refreshed", timestamp_version=complete.timestamp_version)
             return True
+
+
+def _is_won(connection: Connection, complete: Published, current: Published) -> bool:
+    if complete is current:
+        return shared.number(connection) == current.generation
+    return shared.commit(connection, complete, instead_of=current.generation)
 
 
 def _require_own(owners: Mapping[str, int], current: Published, submission: Submission, scope: Scope) -> None:

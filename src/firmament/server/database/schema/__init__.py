@@ -7,7 +7,16 @@ ask about. One module a domain; all of them together are `metadata`.
 
 from __future__ import annotations
 
-from firmament.server.database.schema import evidence, foundation, inventory, outbox, payloads, people, rollouts
+from firmament.server.database.schema import (
+    evidence,
+    foundation,
+    inventory,
+    outbox,
+    payloads,
+    people,
+    replicas,
+    rollouts,
+)
 from firmament.server.database.schema.base import metadata
 
-__all__ = ("evidence", "foundation", "inventory", "metadata", "outbox", "payloads", "people", "rollouts")
+__all__ = ("evidence", "foundation", "inventory", "metadata", "outbox", "payloads", "people", "replicas", "rollouts")
