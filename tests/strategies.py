@@ -99,6 +99,7 @@ poll_requests = st.builds(
     methods=st.lists(st.sampled_from(["whole/1", "refdelta/1", "sealed/2"]), max_size=3).map(tuple),
     agent_level=st.integers(0, 10_000),
     failed_payloads=st.lists(like(TARGET_PATH), max_size=2).map(tuple),
+    director_version=st.integers(0, messages.MAX_DIRECTOR_VERSION),
 )
 poll_replies = st.builds(
     messages.PollReply, timestamp=texts, snapshot=texts, targets=texts, poll_after_s=st.integers(0, 7 * 86_400)

@@ -70,7 +70,9 @@ def test_a_release_published_by_one_is_served_by_the_other_at_once(world, other)
         assert timestamp(device) == state["timestamp_version"]
         name = f"{paths.IMAGE_METADATA}{state['snapshot_version']}.snapshot.json"
         assert device.client.ask("GET", name).status == 200
-        target = json.loads(device.client.ask("GET", f"{paths.IMAGE_METADATA}{state['roles']['thermo']}.thermo.json").body)
+        target = json.loads(
+            device.client.ask("GET", f"{paths.IMAGE_METADATA}{state['roles']['thermo']}.thermo.json").body
+        )
         for path, entry in target["signed"]["targets"].items():
             place, _, file = path.rpartition("/")
             found = device.client.ask("GET", f"{paths.IMAGE_TARGETS}{place}/{entry['hashes']['sha256']}.{file}")

@@ -253,7 +253,14 @@ def trust(directory: Path, image: tuple[Path, ...], director: tuple[Path, ...]) 
         assert trusted.root is not None
         assert trusted.director_root is not None
         versions = {"image": trusted.root.signed.version, "director": trusted.director_root.signed.version}
-        append(writing, scope, Event.ROOT_TRUSTED, clock.now(), **versions)
+        append(
+            writing,
+            scope,
+            Event.ROOT_TRUSTED,
+            clock.now(),
+            image=versions["image"],
+            director=versions["director"],
+        )
         return versions
 
     with locked(layout), command_database(database_target(layout, settings)) as database:

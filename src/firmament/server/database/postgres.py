@@ -113,7 +113,9 @@ def connect(target: PostgresTarget, *, read_only: bool = False, is_bounded: bool
             autocommit=True,
             row_factory=dict_row,
             connect_timeout=CONNECT_TIMEOUT_S,
-            **KEEPALIVE,
+            keepalives_idle=KEEPALIVE["keepalives_idle"],
+            keepalives_interval=KEEPALIVE["keepalives_interval"],
+            keepalives_count=KEEPALIVE["keepalives_count"],
             options=" ".join(f"-c {name}={value}" for name, value in settings.items()),
         )
     except psycopg.OperationalError as error:

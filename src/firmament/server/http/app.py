@@ -246,13 +246,14 @@ class Server:
         ):
             self._tasks.append(asyncio.create_task(_every(interval_s, work, parts)))
         # What only the leader of several servers does.
-        for work, interval_s in (
+        led_work: list[tuple[Callable[[Parts], Awaitable[None]], float]] = [
             (self._refresh, REFRESH_CHECK_S),
             (self._checkpoint, CHECKPOINT_CHECK_S),
             (self._roll_out, loops.INTERVAL_S),
             *((_without_parts(send), interval_s) for send, interval_s in parts.out.loops),
-        ):
-            led = leadership.do(interval_s, functools.partial(_guarded, work, parts))
+        ]
+        for leads, interval_s in led_work:
+            led = leadership.do(interval_s, functools.partial(_guarded, leads, parts))
             self._tasks.append(asyncio.create_task(led))
         self._tasks.append(asyncio.create_task(leadership.watch()))
 
