@@ -96,12 +96,6 @@ class Leadership:
             log.info("leader.changed", role="follower" if standing.epoch is None else "leader", epoch=standing.epoch)
         self._epoch = standing.epoch
 
-    async def watch(self) -> None:
-        """Beat for ever."""
-        while True:
-            await asyncio.sleep(BEAT_S)
-            await self.beat()
-
     async def do(self, interval_s: float, work: Callable[[], Awaitable[None]]) -> None:
         """Do this work for ever, every `interval_s` while this server leads, and at once when it begins to."""
         done_in = 0

@@ -30,7 +30,7 @@ from firmament.errors import (
     NotFoundError,
 )
 from firmament.log import logger
-from firmament.server import seen, versions
+from firmament.server import leader, seen, versions
 from firmament.server.audit.checkpoints import Checkpoints, Rhythm
 from firmament.server.authority import load_authority
 from firmament.server.database.migrate import migrate
@@ -239,6 +239,7 @@ class Server:
             # Before the first answer: after some days of standstill the timestamp has expired.
             await _guarded(self._refresh, parts)
         for work, interval_s in (
+            (self._beat, leader.BEAT_S),
             (self._flush_seen, seen.FLUSH_INTERVAL_S),
             (self._extend_horizon, HORIZON_CHECK_S),
             (self._catch_up, CATCH_UP_S),
@@ -255,7 +256,6 @@ class Server:
         for leads, interval_s in led_work:
             led = leadership.do(interval_s, functools.partial(_guarded, leads, parts))
             self._tasks.append(asyncio.create_task(led))
-        self._tasks.append(asyncio.create_task(leadership.watch()))
 
     async def stop(self, parts: Parts) -> None:
         """Stop the loops and write what they still hold."""
@@ -277,6 +277,9 @@ class Server:
 
     async def _extend_horizon(self, parts: Parts) -> None:
         await extend_horizon(parts, int(self._clock.now().timestamp()))
+
+    async def _beat(self, parts: Parts) -> None:
+        await parts.leadership.beat()
 
     async def _catch_up(self, parts: Parts) -> None:
         await parts.publisher.catch_up()
