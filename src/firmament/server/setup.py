@@ -14,6 +14,7 @@ from firmament.server.database.target import database_target
 from firmament.server.http.tls import server_certificate
 from firmament.server.keys import make_online_keys
 from firmament.server.payloads.custody import load_custodian
+from firmament.server.people.vault import load_vault
 from firmament.server.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def initialise(
     store_authority(disk, layout.tls, make_authority("Firmament server CA", now=now))
     store_authority(disk, layout.device_ca, make_authority("Firmament device CA", now=now))
     server_certificate(disk, layout, settings, now)
+    load_vault(disk, layout.people_key)  # here, so that copies of this directory share it
     make_online_keys(disk, director=layout.director, signer=layout.signer, public=layout.online_public)
     load_custodian(disk, layout.content)
     if settings.signer_user:

@@ -25,16 +25,22 @@ if TYPE_CHECKING:
 ROWS_AT_ONCE: Final = 2000
 IN_USE: Final = ("event", "person", "product", "device", "number")
 """A database where one of these has a row is somebody's; rows that a migration makes are replaced."""
+NOT_KEPT: Final = frozenset({"replica"})
+"""Who runs at this moment."""
 Row = tuple[Any, ...]
 Digests = dict[str, tuple[int, int]]
 """Table to the number of rows and the sum of their digests."""
 
 
 def table_columns() -> dict[str, tuple[str, ...]]:
-    """Return every table in an order in which rows may be inserted, with its columns."""
+    """Return every table that is kept, in an order in which rows may be inserted, with its columns."""
     from firmament.server.database.schema import metadata
 
-    return {table.name: tuple(column.name for column in table.columns) for table in metadata.sorted_tables}
+    return {
+        table.name: tuple(column.name for column in table.columns)
+        for table in metadata.sorted_tables
+        if table.name not in NOT_KEPT
+    }
 
 
 @contextlib.contextmanager
