@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -31,9 +32,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import checks
 from support.databases import Cluster
 from support.server_world import Client, World, replica_of
-from updating import UpdatingDevice
+from updating import STEPS, UpdatingDevice
 
-RECOVERY_S = 40
+RECOVERY_S = 60
 IN_FLIGHT = 3
 SMALL_DISK_MIB = 320
 FILLED_S = 3.0
@@ -74,7 +75,10 @@ class Chaos:
         for number in range(1, servers):
             self.servers.append(replica_of(self.world.server, directory / f"server{number}").start())
         self.world.publish_release("thermo", "2.0", 2, b"new")
-        self.devices = [UpdatingDevice(self.world.device(), self.servers, 2, "2.0") for _ in range(devices)]
+        self.permits = threading.Semaphore(0)
+        self.devices = [
+            UpdatingDevice(self.world.device(), self.servers, self.permits, 2, "2.0") for _ in range(devices)
+        ]
         for one in self.devices:
             one.device.poll()
         self.rollout_id = self._start()
@@ -152,6 +156,15 @@ class Chaos:
                 raise SystemExit("a device cannot go on: the servers did not recover")
             time.sleep(0.05)
 
+    def under_way(self) -> None:
+        """Wait until a device is in the middle of its attempt."""
+        deadline = time.monotonic() + RECOVERY_S
+        while not any(0 < len(one.steps) < len(STEPS) for one in self.devices):
+            self.require_alive()
+            if time.monotonic() > deadline:
+                raise SystemExit("the rollout does not go on")
+            time.sleep(0.05)
+
     def require_alive(self) -> None:
         for one in self.devices:
             if one.problem:
@@ -167,11 +180,14 @@ class Chaos:
         else:
             say("the full disk is left out: only root can mount a small file system here")
         for number, (text, fault) in enumerate(itertools.islice(itertools.cycle(kinds), faults), 1):
+            self.under_way()
             updated = sum(one.is_updated for one in self.devices)
             began = time.monotonic()
             fault()
             self.all_go_on()
             say(f"fault {number}: {text}; {updated} updated before; all go on after {time.monotonic() - began:.1f} s")
+            self.permits.release(len(self.devices) // (faults + 1) or 1)
+        self.permits.release(len(self.devices))
         deadline = time.monotonic() + END_S
         while not all(one.is_updated for one in self.devices):
             self.require_alive()
@@ -266,7 +282,7 @@ def main() -> int:
         finally:
             chaos.close()
             if has_small_disk:
-                subprocess.run(["umount", directory], check=False)
+                subprocess.run(["umount", "--lazy", directory], check=False)
 
 
 if __name__ == "__main__":

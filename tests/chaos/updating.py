@@ -13,10 +13,11 @@ PAUSE_S = 0.1
 class UpdatingDevice(threading.Thread):
     """Polls whichever server answers, installs what it is told, and reports each step until it is stored."""
 
-    def __init__(self, device, servers, sequence_number: int, version: str) -> None:
+    def __init__(self, device, servers, permits: threading.Semaphore, sequence_number: int, version: str) -> None:
         super().__init__(daemon=True)
-        self.device, self.servers = device, servers
+        self.device, self.servers, self.permits = device, servers, permits
         self.new = {"boot_id": "boot-b", "version": version, "sequence_number": sequence_number}
+        self.steps = list(STEPS)
         self.acknowledged: set[int] = set()
         self.refused = self.polls = self.turn = 0
         self.is_updated = self.is_over = False
@@ -34,10 +35,18 @@ class UpdatingDevice(threading.Thread):
             assignment = self._until(lambda running=running: self.device.poll(**running), _assignment)
             self.polls += 1
             if assignment and not self.is_updated:
-                for step in STEPS:
-                    self._report(assignment["attempt_id"], step, self.new if step in {"trial", "confirmed"} else {})
-                self.is_updated = True
+                self._go_on(assignment["attempt_id"])
             time.sleep(PAUSE_S)
+
+    def _go_on(self, attempt_id: str) -> None:
+        while self.steps:
+            step = self.steps[0]
+            # The trial lasts until the run wants it to end: so attempts are open during every fault.
+            if step == "confirmed" and not self.permits.acquire(blocking=False):
+                return
+            self._report(attempt_id, step, self.new if step in {"trial", "confirmed"} else {})
+            self.steps.pop(0)
+        self.is_updated = True
 
     def _report(self, attempt_id: str, step: str, running: dict) -> None:
         envelope = self.device.envelope(attempt_id, step, **running)
