@@ -179,7 +179,7 @@ class Answer:
         return self.json["type"] if self.status >= 400 else ""
 
 
-EVERY_REPLICA = ("firmament.toml", "online-public.json", "tls", "device-ca", "director", "signer", "people")
+EVERY_REPLICA = ("firmament.toml", "online-public.json", "tls", "device-ca", "director", "signer", "people", "content")
 """What docs/operate/scale.md says to copy, ..."""
 SHARED = (Path("blobs"), Path("repository/targets"))
 """... and what it says to share."""

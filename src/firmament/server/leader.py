@@ -1,4 +1,4 @@
-"""Who of several servers does what happens by itself: rollouts, deliveries, renewals (ADR-0023).
+"""Who of several servers does what happens by itself: rollouts, deliveries, renewals (ADR-0024).
 
 On a database of its own a server always leads. On a shared one it leads while it holds
 PostgreSQL's lock. Work of a leader runs `acting`: each of its changes looks at the epoch in its

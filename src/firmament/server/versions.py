@@ -12,7 +12,7 @@ The number is the second, so a restored backup of the database is no rollback: t
 
 Several servers on one database hand out numbers beside each other, by clocks that differ by
 seconds. So a device says in its poll which version it trusts, and its reply is above that,
-whichever server answers (ADR-0023). That number is the device's own affair: it is not
+whichever server answers (ADR-0024). That number is the device's own affair: it is not
 remembered for others and needs no horizon, because the device will say it again.
 
 A backup that is restored *and* a clock that is wrong at the same time cannot be told from an

@@ -126,7 +126,7 @@ class PollRequest:
     failed_payloads: tuple[str, ...] = ()
     """Target paths of payloads of the open attempt that the device could not apply."""
     director_version: int = 0
-    """Version of the director's metadata that the device trusts, 0 before the first (ADR-0023)."""
+    """Version of the director's metadata that the device trusts, 0 before the first (ADR-0024)."""
 
     def to_json(self) -> dict[str, Any]:
         optional: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""The lock that one of several servers holds to lead, on a PostgreSQL session of its own (ADR-0023).
+"""The lock that one of several servers holds to lead, on a PostgreSQL session of its own (ADR-0024).
 
 The session *is* the leadership: when the leader's process dies, the kernel closes the session and
 PostgreSQL frees the lock at once. A leader that hangs, or whose machine vanished, keeps its

@@ -1,4 +1,4 @@
-"""The served generation in a database that several servers share (ADR-0023).
+"""The served generation in a database that several servers share (ADR-0024).
 
 There the rows are the truth and each server's directory is a copy of them. A generation is
 changed by compare-and-set in one transaction together with the index of releases: whoever made
