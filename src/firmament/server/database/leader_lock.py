@@ -111,5 +111,6 @@ class LeaderLock:
         if self._connection is not None and not self._connection.raw.closed:
             with mapped_postgres_errors():
                 self._connection.execute("DELETE FROM replica WHERE id = ?", (self._id,))
-        self._link.drop()  # which frees the lock
+                self._connection.execute("SELECT pg_advisory_unlock_all()")  # closing frees it too, a moment later
+        self._link.drop()
         self._connection, self._epoch = None, None
