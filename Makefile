@@ -57,6 +57,7 @@ bench-delta: setup ## Rebuild the delta corpus from public packages and measure 
 	@test -x $(DELTA_CORPUS)/venv/bin/python || python3 -m venv $(DELTA_CORPUS)/venv
 	@$(DELTA_CORPUS)/venv/bin/pip --quiet --disable-pip-version-check install -r bench/delta/requirements.txt --editable .
 	@$(DELTA_CORPUS)/venv/bin/python bench/delta/run.py $(DELTA_CORPUS) --report docs/performance/delta.md
+	@$(DELTA_CORPUS)/venv/bin/python bench/delta/inplace.py $(DELTA_CORPUS) --report docs/performance/inplace.md
 
 docs: setup ## Write the generated reference pages.
 	@$(BIN)/python scripts/docs.py

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 DOCS: Final = ROOT / "docs"
+MAN: Final = DOCS / "man"
 WIDTH: Final = 100
 EXIT_USAGE: Final = 2
 GENERATED: Final = "<!-- Written by `make docs`. Change the code, not this page. -->\n"
@@ -158,8 +159,9 @@ def cli_page() -> str:
         GENERATED,
         "# Commands\n\n",
         "Standard output is data, standard error is for people. `--json` prints one document with a `schema`;\n",
-        "`-v` shows the chain of causes of an error. Exit codes are in [errors](errors.md#exit-codes). A command\n",
-        "shows its help with `--help` or `-h`.\n",
+        "`-v` shows the chain of causes of an error; `--no-input` never asks. Exit codes are in\n",
+        "[errors](errors.md#exit-codes). A command shows its help with `--help` or `-h`; the same text is its manual\n",
+        "page, which the wheel installs (`man firmament-release-publish`).\n",
     ]
     for name, program in programs():
         parts.append(f"\n## {name}\n")
@@ -173,13 +175,17 @@ def cli_page() -> str:
         parts += [
             "\n## JSON documents\n\n",
             'What `--json` prints is one document, `{"schema": "firmament.<name>/1", ...}`, with at least these\n',
-            "fields. Fields are added, never dropped or renamed; a change that cannot be one of these gets the next\n",
-            "number. Errors are `firmament.error/1` on standard error, one line; a command line that could not be\n",
+            "fields; its JSON Schema (draft 2020-12) says the rest. Fields are added, never dropped or renamed;\n",
+            "a change that cannot be one of these gets the next number.\n",
+            "Errors are `firmament.error/1` on standard error, one line; a command line that could not be\n",
             "understood has the code `usage`.\n\n",
             table(
                 ["schema", "fields it always has"],
                 [
-                    [f"`firmament.{name}/{schemas.VERSION}`", " ".join(f"`{field}`" for field in row.split())]
+                    [
+                        f"[`firmament.{name}/{schemas.VERSION}`](json/{name}-{schemas.VERSION}.json)",
+                        " ".join(f"`{field}`" for field in row.split()),
+                    ]
                     for name, row in sorted(schemas.SCHEMAS.items())
                 ],
             ),
@@ -345,7 +351,16 @@ def operator_api_page() -> str:
         f"{GENERATED}# Operator API\n\n"
         "JSON over HTTPS with a bearer token (`firmament operator token`). Errors are `application/problem+json`, see\n"
         "[errors](errors.md). The server describes itself at `/openapi.json`. Fields in brackets may be left out,\n"
-        "those with a question mark are in the query.\n\n" + table(["operation", "what", "takes", "gives"], rows)
+        "those with a question mark are in the query.\n\n"
+        "A change may carry `Idempotency-Key`, 1 to 128 visible characters of the caller's choice. Sent again with\n"
+        "the same key within 24 hours, by the same caller, it is done once: the first answer comes again with\n"
+        "`Idempotency-Replayed: true`. Another request under the key is refused (409, `repeat/key-reused`); while the\n"
+        "first is being done, `repeat/busy` says when to ask again. A refusal uses no key up. When the server stopped\n"
+        "between the change and its answer, `repeat/answer-lost` says that it was done. Payload bytes\n"
+        "(`PUT /api/v1/blobs/...`) are named by their digest and take no key; publishing names its versions, so a\n"
+        "second one that is no repetition is refused by itself. `firmament` sends a key of its own with every change,\n"
+        "and sends it up to four times when the answer does not arrive.\n\n"
+        + table(["operation", "what", "takes", "gives"], rows)
     )
 
 
@@ -461,9 +476,49 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
 }
 
 
+def manual_pages() -> dict[Path, str]:
+    """Return the manual page of every command of both programs; the wheel installs them in share/man/man1."""
+    manual = importlib.import_module("firmament.cli.manual")
+    return {MAN / f"{title}.1": text for name, program in programs() for title, text in manual.pages(program, name)}
+
+
+def completions() -> str:
+    """Return the table that cli/complete.py answers a shell from."""
+    lines = []
+    for name, program in programs():
+        for path, context in commands(name, program):
+            command = context.command
+            for param in command.get_params(context):
+                many = "many" if param.nargs == -1 or getattr(param, "multiple", False) else str(param.nargs)
+                if isinstance(param, click.Option):
+                    if not param.hidden:
+                        kind = "flag" if param.is_flag or param.count else _kind(param)
+                        names = ",".join([*param.opts, *param.secondary_opts])
+                        lines.append((path, "O", names, kind, many, " ".join((param.help or "").split())))
+                else:
+                    lines.append((path, "A", _kind(param), many))
+            if isinstance(command, click.Group):
+                summaries = {entry: found.summary for entry, found in getattr(command, "lazy", {}).items()}
+                for entry in command.list_commands(context):
+                    sub = command.get_command(context, entry)
+                    if sub is not None and not sub.hidden:
+                        lines.append((path, "C", entry, summaries.get(entry) or sub.get_short_help_str()))
+    return "".join("\t".join(line) + "\n" for line in lines)
+
+
+def _kind(param: click.Parameter) -> str:
+    """Say what stands for a value: a file, a directory, one of several words, or anything."""
+    if isinstance(param.type, click.Choice):
+        return "=" + "|".join(str(choice) for choice in param.type.choices)
+    if isinstance(param.type, click.Path):
+        return "dir" if param.type.dir_okay and not param.type.file_okay else "file"
+    return "file" if isinstance(param.type, click.File) else "any"
+
+
 def build() -> dict[Path, str]:
     """Return every page that holds generated text, as it should be."""
-    made = {DOCS / name: page() for name, page in PAGES.items()}
+    made = {DOCS / name: page() for name, page in PAGES.items()} | manual_pages()
+    made[ROOT / "src/firmament/cli/completions.txt"] = completions()
     for path in sorted({*DOCS.rglob("*.md"), *ROOT.glob("*.md")} - set(made)):
         text = path.read_text()
         if BLOCK.search(text):
@@ -483,6 +538,10 @@ def main() -> int:
             if not is_check:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text)
+    for path in sorted(set(MAN.glob("*.1")) - set(manual_pages())):
+        changed.append(path)
+        if not is_check:
+            path.unlink()  # of a command that is no more
     for path in changed:
         print(f"{'differs' if is_check else 'wrote'} {path.relative_to(ROOT)}")
     if not is_check:

@@ -41,6 +41,9 @@ from firmament.core.fields import Fields
 from firmament.core.ids import DeviceId
 from firmament.errors import FirmamentError, KeyWrapError
 from firmament.payload import mcuboot, wrap
+from firmament.payload.inplace.applier import Maker
+from firmament.payload.inplace.applier import image as in_place_image
+from firmament.payload.inplace.wire import MAX_RAM_BYTES
 from firmament.payload.readers import BytesReader
 from firmament.payload.refdelta.applier import Applier
 from firmament.payload.refdelta.container import ViewApplier
@@ -578,6 +581,24 @@ def _refdelta_targets(version: int, run: Callable[[bytes, bytes, bytes], None]) 
             )
 
 
+def run_in_place(old: bytes, new: bytes, data: bytes) -> None:
+    """Whatever the payload says, nothing outside the image is made, and no more memory is held than it says."""
+    made = Maker(Memory(data), len(data))
+    assert made.header.ram_bytes <= MAX_RAM_BYTES
+    image = in_place_image(Memory(data), len(data), Memory(old), image_length_bytes=len(new))
+    assert len(image) == len(new)
+
+
+def in_place_targets() -> Iterator[Target]:
+    vectors = json.loads((VECTORS.parents[1] / "payload/vectors/inplace-1.json").read_bytes())
+    for case in vectors["cases"]:
+        if "error" not in case:
+            old, new, payload = (base64.b64decode(case[name]) for name in ("precursor", "image", "payload"))
+            yield Target(
+                f"in place {case['name']}", partial(run_in_place, old, new), (payload,), (b"\xff" * 9, b"\x80")
+            )
+
+
 class Memory:
     """A `Reader` over bytes."""
 
@@ -715,6 +736,7 @@ def targets() -> list[Target]:
         Target("key wrap", run_wrap, wrap_seeds(), (bytes(32), b"\xff" * 32)),
         Target("content key file", run_secret_file, (secret_file_seed(),), JSON_TOKENS),
         Target("wrapping key", decode_wrapping_key, (canonical.encode(WrappingKey(DeviceId("11111111-2222-4333-8444-555555555555"), bytes(1216)).to_json()),), JSON_TOKENS),
+        *in_place_targets(),
         Target("sealed header", run_sealed_header, (sealed_header_seed(),), (b"OTAE", b"\xff" * 8)),
         Target("MCUboot image", run_mcuboot, mcuboot_seeds(), (b"\x3d\xb8\xf3\x96", b"\xff" * 4)),
     ]  # fmt: skip

@@ -83,6 +83,10 @@
     + SecondFactorError          access/second-factor
     + SecondPersonError          access/second-person
     + OutsideSignInError         access/outside-sign-in
+  x RepeatError                  repeat               a request with an idempotency key cannot be done now
+    + KeyReusedError             repeat/key-reused
+    + KeyBusyError               repeat/busy
+    + AnswerLostError            repeat/answer-lost
 
 `code` is a published name: it may be added, never renamed or reused. `exit_code` is what the
 commands return (table in docs/reference/errors.md). Wrong call order is a RuntimeError.
@@ -693,6 +697,35 @@ class OutsideSignInError(AccessError):
     exit_code = 113
     http_status = 401
     hint = "Sign in again from the start; if it stays, compare the provider's settings with the server's."
+
+
+# --- repeat --------------------------------------------------------------------------------
+
+
+class RepeatError(FirmamentError):
+    code = "repeat"
+    exit_code = 120
+    http_status = 409
+    hint = "Look at what the first request did before sending it again."
+
+
+class KeyReusedError(RepeatError):
+    code = "repeat/key-reused"
+    exit_code = 121
+    hint = "Use a new idempotency key for a new request; nothing was changed by this one."
+
+
+class KeyBusyError(RepeatError):
+    code = "repeat/busy"
+    exit_code = 122
+    retry = Retry.LATER
+    hint = "The first request with this key is still being done; ask again as Retry-After says."
+
+
+class AnswerLostError(RepeatError):
+    code = "repeat/answer-lost"
+    exit_code = 123
+    hint = "The change was made, its answer was lost: look at the current state, do not send it again."
 
 
 def error_classes() -> tuple[type[FirmamentError], ...]:

@@ -10,6 +10,9 @@ import pytest
 BIN = Path(sys.executable).parent
 HEAVY = {"rich", "fastapi", "starlette", "sqlalchemy", "alembic", "jinja2", "textual", "uvicorn", "pydantic"}
 HTTP = {"urllib3", "http.client", "requests", "httpx", "ssl", "asyncio", "tuf", "cryptography", "urllib.request"}
+MAX_CPU_S = 0.060
+BARE_CPU_S = 0.010
+FEWEST_RUNS, MOST_RUNS = 5, 12
 MAX_RATIO = 6.0
 # 60 ms where a bare interpreter takes 10 ms of CPU (console.md §4.1); measured: 3.6. Both sides
 # are measured in turn, so that a loaded machine slows both.
@@ -38,6 +41,8 @@ STARTS = [
     ("firmament", [], "firmament device list --pro"),
     ("firmament", [], "firmament key gen"),
     ("firmament", [], "firmament server "),
+    ("firmament", [], "firmament server run --"),
+    ("firmament", [], "firmament server backup --"),
     ("firmament", [], "firmament operator lo"),
     ("firmament", ["completion", "bash"], ""),
     ("firmament", ["config", "list", "--origin"], ""),
@@ -80,12 +85,32 @@ def cpu_s(command, env):
     return used.ru_utime + used.ru_stime
 
 
-@pytest.mark.parametrize("typed", ["", "firmament re"], ids=["version", "completion"])
-def test_starting_takes_at_most_six_times_a_bare_interpreter(typed):
+@pytest.mark.parametrize("typed", ["", "firmament re", "firmament server run --"])
+def test_starting_is_quick(typed):
+    """At most six times a bare interpreter, and at most 60 ms of CPU on a processor that is not busy.
+
+    A core that is shared runs everything slower, the bare interpreter too: 60 ms are stretched by
+    what it takes above the 10 ms it takes alone, and by nothing else. The best of several counts.
+    """
     program = [str(BIN / "firmament"), *([] if typed else ["--version"])]
     env = environment("firmament", typed)
     bare, full = [], []
-    for _ in range(7):
+    for _ in range(MOST_RUNS):
         bare.append(cpu_s([sys.executable, "-c", "pass"], env))
         full.append(cpu_s(program, env))
-    assert min(full) <= MAX_RATIO * min(bare), f"{min(full) * 1000:.0f} ms against {min(bare) * 1000:.0f} ms"
+        if len(full) >= FEWEST_RUNS and min(full) <= MAX_CPU_S:
+            break
+    limit_s = min(MAX_RATIO * min(bare), MAX_CPU_S * max(1.0, min(bare) / BARE_CPU_S))
+    assert min(full) <= limit_s, f"{min(full) * 1000:.0f} ms against {min(bare) * 1000:.0f} ms"
+
+
+def test_the_version_costs_hardly_more_than_the_interpreter():
+    """Nothing is imported to say it: absolutely below 60 ms, however busy the machine is."""
+    env = environment("firmament", "")
+    for program in ("firmament", "firmament-agent"):
+        best = MAX_CPU_S + 1
+        for _ in range(MOST_RUNS):
+            best = min(best, cpu_s([str(BIN / program), "--version"], env))
+            if best <= MAX_CPU_S:
+                break
+        assert best <= MAX_CPU_S, f"{best * 1000:.0f} ms"

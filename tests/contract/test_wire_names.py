@@ -29,6 +29,24 @@ def fields(cls: type) -> dict[str, str]:
     return {field.name: str(field.type) for field in dataclasses.fields(cls)}
 
 
+def parts(schema: dict, path: str = "") -> dict[str, str]:
+    """Every field of a JSON document, at any depth."""
+    found = {}
+    for name, part in schema.get("properties", {}).items():
+        found[f"{path}{name}"] = "field"
+        found |= parts(part, f"{path}{name}.")
+        for word, sign in (("items", "[]"), ("additionalProperties", "{}")):
+            if isinstance(part.get(word), dict):
+                found |= parts(part[word], f"{path}{name}{sign}.")
+    return found
+
+
+def documents() -> dict[str, dict[str, str]]:
+    """The published schemas of what ``--json`` prints."""
+    places = sorted((Path(__file__).parents[2] / "docs/reference/json").glob("*.json"))
+    return {f"json schema {place.stem}": parts(json.loads(place.read_text())) for place in places}
+
+
 def reference():
     """The script that walks commands and operations for the reference pages."""
     path = Path(__file__).parents[2] / "scripts/docs.py"
@@ -84,6 +102,7 @@ def current() -> dict[str, dict[str, object]]:
             for name, options in script.cli_tree().items()
             if not name.startswith(("firmament sim", "firmament demo"))  # for trying out: no promises
         },
+        **documents(),
         **{f"json firmament.{name}/1": dict.fromkeys(row.split(), "always") for name, row in schemas.SCHEMAS.items()},
         **{f"operation {name}": fields for name, fields in script.operator_api().items()},
     }

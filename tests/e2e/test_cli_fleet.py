@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from support import documents
 from support.agent_device import until
 from support.server_world import World
 
@@ -41,7 +42,9 @@ def run(world, tmp_path):
         )  # fmt: skip
         assert done.returncode == code, done.stderr
         command.stderr = done.stderr
-        return json.loads(done.stdout) if json_too and done.stdout else done.stdout
+        if code and json_too and done.stderr:
+            documents.loads(done.stderr.splitlines()[-1])
+        return documents.loads(done.stdout) if json_too and done.stdout else done.stdout
 
     return command
 
@@ -139,6 +142,25 @@ def test_a_rollout_from_plan_to_abort(run, world, release):
     assert "entries" in run("device", "timeline", world.ids[0])
     assert run("rollout", "abort", name, "--reason", "over")["state"] == "aborted"
     run("rollout", "watch", name, code=3)
+
+
+def test_a_draft_begins_when_somebody_says_so(run, release):
+    made = run("rollout", "start", release, "-q", "hardware=rpi5", "--draft", "--expect-count", "1")
+    name = made["rollout_id"]
+    assert made["state"] == "draft"
+    assert run("rollout", "start", name, "--dry-run")["action"] == "start"
+    run("rollout", "start", name, code=2)  # nobody can be asked here
+    run("rollout", "start", name, "--waves", "1,all", "--yes", code=2)  # it has its waves
+    assert run("rollout", "start", name, "--yes")["state"] != "draft"
+    run("rollout", "start", name, "--yes", code=84)
+    run("rollout", "abort", name, "--reason", "over")
+
+
+def test_a_script_that_runs_twice_does_it_once(run, world):
+    twice = ("device", "token", "--product", "thermo", "--idempotency-key", "night 7")
+    run(*twice, code=2)  # no blanks
+    first, second = (run(*twice[:-1], "night-7") for _ in range(2))
+    assert first["token"] == second["token"]
 
 
 def test_who_one_is_and_what_needs_one(run):

@@ -530,6 +530,63 @@ def test_uploads_must_be_what_their_name_says(world):
     assert Digest.of(b"a").hex == sha256(b"a")
 
 
+# --- the same again (idempotency keys) ----------------------------------------------------------
+
+
+def keyed(client, key, method, path, body=None):
+    return client.ask(method, path, body, headers={"idempotency-key": key})
+
+
+def test_a_change_that_is_sent_again_is_done_once_and_answered_alike(world):
+    body = {"role": "viewer", "expires_in_s": 3600, "label": "once"}
+    answers = [keyed(world.admin, "make-token", "POST", "/api/v1/tokens", body) for _ in range(3)]
+    assert [answer.status for answer in answers] == [201] * 3
+    assert len({answer.body for answer in answers}) == 1
+    assert [answer.headers.get("idempotency-replayed") for answer in answers] == [None, "true", "true"]
+    assert len({answer.headers["x-request-id"] for answer in answers}) == 3
+    assert len(world.server.rows("SELECT id FROM token WHERE label = 'once'")) == 1
+    (kept,) = world.server.rows("SELECT sealed_answer FROM repeat WHERE name = 'make-token'")
+    assert answers[0].json["token"].encode() not in bytes(kept["sealed_answer"])
+
+
+def test_a_key_is_for_one_request_of_one_caller(world):
+    group = {"query": "hardware=rpi4"}
+    assert keyed(world.admin, "k1", "PUT", "/api/v1/groups/first", group).status == 204
+    other = keyed(world.admin, "k1", "PUT", "/api/v1/groups/second", group)
+    assert (other.status, other.code) == (409, "repeat/key-reused")
+    assert "second" not in {row["name"] for row in world.server.rows("SELECT name FROM device_group")}
+    # A lesser token of the same person is not shown what the first was told.
+    assert keyed(world.token("operator"), "k1", "PUT", "/api/v1/groups/first", group).code == "repeat/key-reused"
+    # Another person's key is another key.
+    person = {"name": "olga", "role": "operator", "password": PASSWORD}
+    assert world.admin.ask("POST", "/api/v1/people", person).status == 201
+    assert keyed(world.sign_in("olga"), "k1", "PUT", "/api/v1/groups/third", group).status == 204
+
+
+def test_a_refusal_uses_no_key_up(world):
+    assert keyed(world.admin, "k2", "PUT", "/api/v1/groups/late", {"query": "("}).code == "request/malformed"
+    assert keyed(world.admin, "k2", "PUT", "/api/v1/groups/late", {"query": "hardware=rpi4"}).status == 204
+
+
+def test_a_key_gives_nobody_in(world):
+    with Client(world.server, token="ota_nobody") as stranger:
+        assert keyed(stranger, "k3", "PUT", "/api/v1/groups/x", {}).code == "request/unauthenticated"
+    for key in ("", "a b", "x" * 129, "\u00e9"):
+        answer = world.admin.ask("PUT", "/api/v1/groups/x", {}, headers={"idempotency-key": key.encode("latin-1")})
+        assert answer.code == "request/malformed", key
+
+
+def test_what_was_done_without_an_answer_is_said_so(world):
+    keyed(world.admin, "k4", "PUT", "/api/v1/groups/lost", {"query": "hardware=rpi4"})
+    # As after a crash between the commit and the answer.
+    world.server.change("UPDATE repeat SET status = NULL, sealed_answer = NULL WHERE name = 'k4'")
+    busy = keyed(world.admin, "k4", "PUT", "/api/v1/groups/lost", {"query": "hardware=rpi4"})
+    assert (busy.status, busy.code, busy.headers["retry-after"]) == (409, "repeat/busy", "1")
+    world.server.change("UPDATE repeat SET begun_at = begun_at - 60 WHERE name = 'k4'")
+    lost = keyed(world.admin, "k4", "PUT", "/api/v1/groups/lost", {"query": "hardware=rpi4"})
+    assert (lost.status, lost.code) == (409, "repeat/answer-lost")
+
+
 # --- the connection --------------------------------------------------------------------------
 
 

@@ -42,7 +42,7 @@ def begin_factor(server: Callable[[], OperatorApi]) -> None:
 @click.argument("code")
 @with_server
 def confirm_factor(server: Callable[[], OperatorApi], code: str) -> None:
-    """Prove it by a code; shows recovery codes, once."""
+    """Confirm it with a code; shows recovery codes, once."""
     with server() as client:
         answer = client.call("POST", FACTOR + "/confirm", {"code": code})
     lines = [
@@ -55,7 +55,7 @@ def confirm_factor(server: Callable[[], OperatorApi], code: str) -> None:
 @click.argument("code")
 @with_server
 def remove_factor(server: Callable[[], OperatorApi], code: str) -> None:
-    """Remove the own second factor, proven by a code."""
+    """Remove your second factor; needs a code."""
     with server() as client:
         client.call("POST", FACTOR + "/remove", {"code": code})
     output().document("operator-totp-removed", {}, lines=["No code is asked for any more."])
@@ -63,13 +63,13 @@ def remove_factor(server: Callable[[], OperatorApi], code: str) -> None:
 
 @click.group()
 def sessions() -> None:
-    """Where one is signed in."""
+    """Show where you are signed in, and end it."""
 
 
 @sessions.command("list")
 @with_server
 def list_sessions(server: Callable[[], OperatorApi]) -> None:
-    """List the own sessions; the one used here is marked."""
+    """List your sessions; the one used here is marked."""
     with server() as client:
         answer = client.call("GET", SESSIONS)
     out = output()
@@ -85,7 +85,7 @@ def list_sessions(server: Callable[[], OperatorApi]) -> None:
 @click.option("--others", is_flag=True, help="All but the one used here.")
 @with_server
 def revoke_sessions(server: Callable[[], OperatorApi], session_id: int | None, *, others: bool) -> None:
-    """End one of the own sessions, or all others."""
+    """End one of your sessions, or all others."""
     if (session_id is None) != others:
         raise click.UsageError("Name one session, or give --others.")
     with server() as client:
@@ -133,7 +133,7 @@ def _file(name: str, what: str) -> Callable[..., Any]:
 @_file("--new-file", "new password")
 @with_server
 def password(server: Callable[[], OperatorApi], old_file: Path | None, new_file: Path | None) -> None:
-    """Change the own password; ends all other sessions."""
+    """Change your password; ends all your other sessions."""
     from firmament.cli.operator import read_password
 
     old = read_password(old_file, prompt="Present password", confirm=False)
@@ -182,7 +182,7 @@ def add_tenant(server: Callable[[], OperatorApi], name: str) -> None:
 @tenant.command("person")
 @click.argument("name")
 @click.argument("person")
-@click.option("--role", type=click.Choice(ROLES), required=True)
+@click.option("--role", type=click.Choice(ROLES), required=True, help="What they may do.")
 @_file("--password-file", "new person's password")
 @with_server
 def add_person_of_tenant(

@@ -38,7 +38,7 @@ MARKS: Final = {"good": "ok  ", "warning": "warn", "bad": "BAD "}
 EPILOG: Final = """Exit codes: 0 done; 1 failed; 2 usage; 3 what was watched or planned ended badly; 5 nothing to do;
 6 timed out waiting; 10 restart needed; 11 waiting for the
 user; 20-39 trust; 40-49 not for this device; 50-59 transfer; 60-69 slot; 70-79 state; 80-89 request; 90-99 policy;
-100-109 this machine; 130 interrupted."""
+100-109 this machine; 110-119 proof or person missing; 120-123 a repeated request; 130 interrupted."""
 
 
 @click.group(

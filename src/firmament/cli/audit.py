@@ -70,7 +70,7 @@ def _line(event: dict[str, Any]) -> str:
 @group.command()
 @what_and_where
 @_filters
-@click.option("-n", "--lines", "count", type=click.IntRange(1, PAGE), default=20, show_default=True)
+@click.option("-n", "--lines", "count", type=click.IntRange(1, PAGE), default=20, show_default=True, help="How many.")
 def tail(
     server_url: str | None, ca: Path | None, workspace: Path | None, token_file: Path | None, count: int, **filters: Any
 ) -> None:
@@ -297,7 +297,9 @@ def _values(path: Path) -> Iterator[dict[str, Any]]:
     show_envvar=True,
     help="The server's directory: this command works on the server's own machine. [default: .]",
 )
-@click.option("--tenant", type=click.IntRange(1), default=1, show_default=True)
+@click.option(
+    "--tenant", type=click.IntRange(1), default=1, show_default=True, help="Number of the tenant whose chain it is."
+)
 @click.option("--reason", required=True, help="Why the chain ends before what the signer knows.")
 @output_options
 def restart(directory: Path, tenant: int, reason: str) -> None:

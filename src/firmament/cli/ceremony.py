@@ -34,11 +34,17 @@ def group() -> None:
 
 
 @group.command("start")
-@click.option("--repository", type=click.Choice(["image", "director"]), default="image", show_default=True)
+@click.option(
+    "--repository",
+    type=click.Choice(["image", "director"]),
+    default="image",
+    show_default=True,
+    help="Whose root: image, of releases, or director, of what a device should run.",
+)
 @click.option("--add", multiple=True, metavar="ROLE=KEY", help="Add a key of this workspace (import others' first).")
 @click.option("--remove", multiple=True, metavar="ROLE=KEY", help="Remove a key, by name or keyid.")
 @click.option("--threshold", multiple=True, metavar="ROLE=N", help="Set how many must sign.")
-@click.option("--expires", default="365d", show_default=True, metavar="DAYS")
+@click.option("--expires", default="365d", show_default=True, metavar="DAYS", help="How long the new root is good.")
 @click.option("--allow-not-hybrid", is_flag=True, help="Accept a root or targets role that one class of keys can sign.")
 @click.option("--out", "destination", type=_FILE, required=True, help="The file that will be carried.")
 @workspace_option

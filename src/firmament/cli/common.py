@@ -53,6 +53,8 @@ class Output:
 
     as_json: bool = False
     is_verbose: bool = False
+    may_ask: bool = True
+    """False: never prompt, whatever stdin is (``--no-input``)."""
 
     def document(self, schema: str, value: Mapping[str, Any], *, lines: Iterable[str] = ()) -> None:
         """Print the result: ``{"schema": "firmament.<schema>/1", ...}`` for programs, `lines` for people.
@@ -117,17 +119,30 @@ def output() -> Output:
     context = click.get_current_context(silent=True)
     if context is None:
         return Output()
-    found = context.find_root().meta.setdefault(_OUTPUT, Output(as_json=bool(os.environ.get("FIRMAMENT_JSON"))))
+    found = context.find_root().meta.setdefault(_OUTPUT, _of_environment())
     assert isinstance(found, Output)
     return found
 
 
+def _of_environment() -> Output:
+    return Output(as_json=bool(os.environ.get("FIRMAMENT_JSON")), may_ask=not os.environ.get("FIRMAMENT_NO_INPUT"))
+
+
+def may_ask() -> bool:
+    """Whether a person may be asked: there is a terminal, and nobody said ``--no-input``."""
+    return sys.stdin.isatty() and output().may_ask
+
+
 def output_options(function: F) -> F:
-    """Add ``--json`` and ``-v`` to a command; they work before and after the sub-command alike."""
+    """Add ``--json``, ``--no-input`` and ``-v`` to a command; they work before and after the sub-command alike."""
 
     def set_json(context: click.Context, _option: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click's shape
         del context
         output().as_json |= value
+
+    def set_no_input(context: click.Context, _option: click.Parameter, value: bool) -> None:  # noqa: FBT001 - same
+        del context
+        output().may_ask &= not value
 
     def set_verbose(context: click.Context, _option: click.Parameter, value: bool) -> None:  # noqa: FBT001 - same
         del context
@@ -141,6 +156,14 @@ def output_options(function: F) -> F:
         callback=set_json,
         help="Print one JSON document. [env: FIRMAMENT_JSON]",
     )
+    input_option = click.option(
+        "--no-input",
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=set_no_input,
+        help="Never ask; fail where an answer is needed. [env: FIRMAMENT_NO_INPUT]",
+    )
     verbose_option = click.option(
         "-v",
         "--verbose",
@@ -150,7 +173,7 @@ def output_options(function: F) -> F:
         callback=set_verbose,
         help="Show the chain of causes of an error.",
     )
-    return json_option(verbose_option(function))
+    return json_option(input_option(verbose_option(function)))
 
 
 def _json(value: object, *, indent: int | None = None) -> str:
@@ -178,7 +201,7 @@ def read_passphrase(file: Path | None, *, prompt: str, confirm: bool = False) ->
     """
     if file is not None:
         return read_secret_file(file, what="The passphrase file").encode()
-    if not sys.stdin.isatty():
+    if not may_ask():
         raise PassphraseError("A passphrase is needed and there is no terminal to ask at")
     try:
         text: str = click.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True)

@@ -28,7 +28,14 @@ def group() -> None:
 @what_and_where
 @click.option("--since", help="UTC time, e.g. 2026-01-01T00:00:00Z. [default: the beginning]")
 @click.option("--until", help="UTC time, exclusive. [default: now]")
-@click.option("--format", "kind", type=click.Choice(["markdown", "html"]), default="markdown", show_default=True)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["markdown", "html"]),
+    default="markdown",
+    show_default=True,
+    help="How it is written.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="File to write instead of stdout.")
 def report(
     server_url: str | None,

@@ -33,7 +33,9 @@ def _where(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--device", default="", help="For one device."),
         click.option("--group", "group_name", default="", help="For a group. Without both: for all devices."),
-        click.option("--class", "update_class", type=click.Choice(["security", "feature"]), required=True),
+        click.option(
+            "--class", "update_class", type=click.Choice(["security", "feature"]), required=True, help="Of updates."
+        ),
     ):
         function = option(function)
     return function

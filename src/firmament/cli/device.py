@@ -250,10 +250,18 @@ def enable(
 
 @group.command()
 @_what_and_where
-@click.option("--product", required=True)
+@click.option("--product", required=True, help="Product line of the device.")
 @click.option("--hardware", help="Limit it to this hardware.")
-@click.option("--hours", type=click.FloatRange(min=0.001, max=366 * 24), default=24.0, show_default=True)
-@click.option("--uses", type=click.IntRange(1, 1_000_000), default=1, show_default=True)
+@click.option(
+    "--hours",
+    type=click.FloatRange(min=0.001, max=366 * 24),
+    default=24.0,
+    show_default=True,
+    help="How long it can be used.",
+)
+@click.option(
+    "--uses", type=click.IntRange(1, 1_000_000), default=1, show_default=True, help="How many devices may use it."
+)
 def token(
     server_url: str | None,
     ca: Path | None,
@@ -272,11 +280,19 @@ def token(
 
 @group.command(name="provision-file")
 @_what_and_where
-@click.option("--product", required=True)
-@click.option("--hardware", required=True)
+@click.option("--product", required=True, help="Product line of the device.")
+@click.option("--hardware", required=True, help="Hardware of the device, as releases name it.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="File to write (mode 0600).")
-@click.option("--hours", type=click.FloatRange(min=0.001, max=366 * 24), default=24.0, show_default=True)
-@click.option("--uses", type=click.IntRange(1, 1_000_000), default=1, show_default=True)
+@click.option(
+    "--hours",
+    type=click.FloatRange(min=0.001, max=366 * 24),
+    default=24.0,
+    show_default=True,
+    help="How long it can be used.",
+)
+@click.option(
+    "--uses", type=click.IntRange(1, 1_000_000), default=1, show_default=True, help="How many devices may use it."
+)
 @click.option("--without-token", is_flag=True, help="For the factory path: the device makes a request file.")
 @click.option("--repository-url", help="Where the image repository is, if not on the server (CDN).")
 def provision_file(

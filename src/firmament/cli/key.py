@@ -33,8 +33,8 @@ group.add_command(ceremony_group)
 
 @group.command("generate")
 @click.argument("name")
-@click.option("--kind", type=click.Choice(_KINDS), default="ed25519", show_default=True)
-@click.option("--rsa-bits", type=int, default=3072, show_default=True)
+@click.option("--kind", type=click.Choice(_KINDS), default="ed25519", show_default=True, help="Algorithm.")
+@click.option("--rsa-bits", type=int, default=3072, show_default=True, help="Length, for rsa-pss.")
 @click.option("--expires", metavar="DAYS", help="Remind to replace it after so many days, e.g. 365d.")
 @click.option("--token", help="Make it on the PKCS#11 token of this label (ecdsa-p256); needs PYKCS11LIB.")
 @workspace_option
@@ -219,7 +219,7 @@ def revoke(
 
 
 @group.command("expiry")
-@click.option("--within", default="14d", show_default=True, metavar="DAYS")
+@click.option("--within", default="14d", show_default=True, metavar="DAYS", help="Also what expires so soon.")
 @workspace_option
 @output_options
 @click.pass_context

@@ -26,7 +26,6 @@ COMMANDS: Final = {
         "firmament.cli.server:group",
         "Set up, run and check a firmware server.",
         "server",
-        below="backup doctor init migrate move restore rotate-content-key run trust",
     ),
     "rollout": LazyCommand("firmament.cli.rollout:group", "Plan, start, watch and steer rollouts."),
     "group": LazyCommand("firmament.cli.group:group", "Name devices by a query or by hand."),
@@ -34,7 +33,7 @@ COMMANDS: Final = {
     "operator": LazyCommand("firmament.cli.operator:group", "People and tokens of a firmware server."),
     "consent": LazyCommand("firmament.cli.consent:group", "Which updates ask their owner, and what owners said."),
     "audit": LazyCommand("firmament.cli.audit:group", "Read, export and verify the chain of what happened."),
-    "notify": LazyCommand("firmament.cli.notify:group", "Whom the server tells, and what it told."),
+    "notify": LazyCommand("firmament.cli.notify:group", "Notifications: whom the server tells, and what it told."),
     "vulnerability": LazyCommand("firmament.cli.vulnerability:group", "Which devices still run what has a CVE."),
     "compliance": LazyCommand("firmament.cli.compliance:group", "Evidence for regulators: who got which fix when."),
     "sim": LazyCommand("firmament.cli.sim:group", "Simulated devices, fleets and faults."),
@@ -45,7 +44,7 @@ PROFILE_VARIABLE: Final = "FIRMAMENT_PROFILE"
 EPILOG: Final = """Exit codes: 0 done; 1 failed; 2 usage; 3 what was watched or planned ended badly; 5 nothing to do;
 6 timed out waiting; 10 restart needed; 11 waiting for the
 user; 20-39 trust; 40-49 not for this device; 50-59 transfer; 60-69 slot; 70-79 state; 80-89 request; 90-99 policy;
-100-109 this machine; 130 interrupted."""
+100-109 this machine; 110-119 proof or person missing; 120-123 a repeated request; 130 interrupted."""
 
 
 @click.group(cls=LazyGroup, lazy=COMMANDS, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})

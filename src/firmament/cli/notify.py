@@ -26,7 +26,7 @@ _UNITS: Final = {None: 1, "s": 1, "min": 60, "h": 3600, "d": 86_400}
 
 @click.group(name="notify")
 def group() -> None:
-    """Whom the server tells, and what it told."""
+    """Notifications: whom the server tells, and what it told."""
 
 
 def _outlet(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -35,7 +35,9 @@ def _outlet(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @group.command(name="list")
 @what_and_where
-@click.option("-n", "--lines", "count", type=click.IntRange(1, 200), default=20, show_default=True)
+@click.option(
+    "-n", "--lines", "count", type=click.IntRange(1, 200), default=20, show_default=True, help="How many notifications."
+)
 def list_all(
     server_url: str | None, ca: Path | None, workspace: Path | None, token_file: Path | None, count: int
 ) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from firmament.cli.account import COMMANDS
-from firmament.cli.common import output, output_options, read_secret_file, session_file
+from firmament.cli.common import may_ask, output, output_options, read_secret_file, session_file
 from firmament.cli.operator_client import connect, server_address, server_options
 from firmament.errors import FirmamentError, PassphraseError, SecondFactorError
 
@@ -36,7 +35,7 @@ def read_password(file: Path | None, *, prompt: str, confirm: bool) -> str:
     """Return a password from `file`, or ask for it; raises PassphraseError."""
     if file is not None:
         return read_secret_file(file, what="The password file")
-    if not sys.stdin.isatty():
+    if not may_ask():
         raise PassphraseError("A password is needed and there is no terminal to ask at", option="--password-file")
     password: str = click.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True)
     return password
@@ -53,7 +52,7 @@ for _command in COMMANDS:
 
 @group.command()
 @click.argument("name")
-@click.option("--role", type=click.Choice(ROLES), required=True)
+@click.option("--role", type=click.Choice(ROLES), required=True, help="What they may do.")
 @click.option(
     "--directory",
     "-d",
@@ -116,7 +115,7 @@ def login(
         try:
             answer = client.call("POST", "/api/v1/login", body)
         except FirmamentError as error:
-            if error.code != SecondFactorError.code or code or not sys.stdin.isatty():
+            if error.code != SecondFactorError.code or code or not may_ask():
                 raise
             asked = click.prompt("Code of the authenticator, or a recovery code", hide_input=True, err=True)
             answer = client.call("POST", "/api/v1/login", {**body, "code": asked})
@@ -134,7 +133,13 @@ def login(
 @server_options
 @click.option("--role", type=click.Choice(ROLES), required=True, help="At most your own.")
 @click.option("--product", help="Limit it to one product.")
-@click.option("--hours", type=click.FloatRange(min=0.001, max=366 * 24), default=24.0, show_default=True)
+@click.option(
+    "--hours",
+    type=click.FloatRange(min=0.001, max=366 * 24),
+    default=24.0,
+    show_default=True,
+    help="How long it is good.",
+)
 @click.option("--label", default="", help="What it is for.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write it to this file (0600) instead of stdout.")
 @output_options

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
 import click
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from firmament.release.remote import OperatorApi
 
 F = TypeVar("F", bound="Callable[..., Any]")
+_KEY: Final = "firmament.idempotency-key"
+_FITTING: Final = re.compile(r"[\x21-\x7e]{1,120}")
+"""What the server takes, with room for the number that a command's second change gets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,8 @@ class ServerAddress:
 
 
 def server_options(function: F) -> F:
-    """Add ``--server``, ``--ca``, ``--workspace`` and ``--token-file``."""
+    """Add ``--server``, ``--ca``, ``--workspace``, ``--token-file`` and ``--idempotency-key``."""
+    function = idempotency_option(function)
     for option in (
         click.option("--server", "server_url", envvar="FIRMAMENT_SERVER", show_envvar=True, help="https://HOST:PORT"),
         click.option(
@@ -59,6 +64,31 @@ def server_options(function: F) -> F:
     return function
 
 
+def idempotency_option(function: F) -> F:
+    """Add ``--idempotency-key``; `connect` takes it from the context."""
+
+    def keep(context: click.Context, _option: click.Parameter, value: str | None) -> None:
+        if value is None:
+            return
+        if not _FITTING.fullmatch(value):
+            raise click.BadParameter("1 to 120 visible ASCII characters are needed")
+        context.find_root().meta[_KEY] = value
+
+    return click.option(
+        "--idempotency-key",
+        metavar="TEXT",
+        expose_value=False,
+        callback=keep,
+        help="Name of this change: run again with it within a day, it is done once and answered alike.",
+    )(function)
+
+
+def idempotency_key() -> str | None:
+    """Return what ``--idempotency-key`` named."""
+    found: str | None = click.get_current_context().find_root().meta.get(_KEY)
+    return found
+
+
 def server_address(server_url: str | None, ca: Path | None, workspace: Path | None) -> ServerAddress:
     """Find the server: options, environment, workspace, settings files (config.py); raises SettingError."""
     directory = workspace or Path()
@@ -80,7 +110,7 @@ def connect(server_url: str | None, ca: Path | None, workspace: Path | None, tok
     from firmament.release.remote import OperatorApi
 
     address = server_address(server_url, ca, workspace)
-    return OperatorApi(address.url, token=read_token(token_file), ca=address.ca)
+    return OperatorApi(address.url, token=read_token(token_file), ca=address.ca, idempotency_key=idempotency_key())
 
 
 def element(text: str) -> str:

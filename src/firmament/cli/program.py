@@ -78,8 +78,6 @@ class LazyGroup(Program):
         entry = self.lazy.get(cmd_name)
         if entry is None:
             return super().get_command(ctx, cmd_name)
-        if ctx.resilient_parsing and entry.below:  # somebody pressed tab
-            return _Names(cmd_name, entry)
         return entry.load()
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
@@ -113,8 +111,6 @@ class LazyCommand:
     path: str
     summary: str
     extra: str = ""
-    below: str = ""
-    """Names of its sub-commands, for completion, where importing the module is dear."""
 
     def load(self) -> click.Command:
         """Import the command; raises DependencyMissingError."""
@@ -128,29 +124,6 @@ class LazyCommand:
             ) from error
         assert isinstance(command, click.Command)
         return command
-
-
-class _Names(click.Group):
-    """Completes the names below a group that is not imported; one of them imports it."""
-
-    def __init__(self, name: str, entry: LazyCommand) -> None:
-        super().__init__(name)
-        self._entry = entry
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names in the table."""
-        del ctx
-        return self._entry.below.split()
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the real group for one of its commands."""
-        found = self._entry.load()
-        assert isinstance(found, click.Group)
-        return found.get_command(ctx, cmd_name)
-
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Complete from the table."""
-        return [CompletionItem(name) for name in self.list_commands(ctx) if name.startswith(incomplete)]
 
 
 def report(error: FirmamentError, out: Output | None = None) -> None:

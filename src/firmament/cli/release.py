@@ -64,7 +64,12 @@ for _logged in (proof, verify_log, sbom):
 @click.option("--installer", help="bundle, image, mcuboot or a plug-in; default: told by SOURCE.")
 @click.option("--sequence-number", type=int, help="Default: the product's highest + 1.")
 @click.option(
-    "--class", "update_class", type=click.Choice(["security", "feature"]), default="feature", show_default=True
+    "--class",
+    "update_class",
+    type=click.Choice(["security", "feature"]),
+    default="feature",
+    show_default=True,
+    help="What rules of consent go by.",
 )
 @click.option("--notes", multiple=True, metavar="LANG=FILE", help="Release notes for owners, e.g. en=notes.md.")
 @click.option("--min-sequence-number", type=int, default=0, help="Stepping stone: devices below it need another first.")

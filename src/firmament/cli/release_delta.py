@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from firmament.payload.choose import Trial
+    from firmament.payload.inplace.encoder import Shape
     from firmament.release.delta import Made, Missing, Precursor
 
 MIB: Final = 1024**2
+DEFAULT_SEGMENT_BYTES: Final = 4096
 DEFAULT_WORKERS: Final = max(1, min(4, (os.cpu_count() or 1)))
 WHOLE: Final = "whole image"
 
@@ -31,6 +33,10 @@ WHOLE: Final = "whole image"
 @click.argument("version")
 @click.option("--from", "versions", multiple=True, metavar="V", help="An old version; repeat for several.")
 @click.option("--method", "methods", multiple=True, metavar="NAME/VERSION", help="Try only these; default: all.")
+@click.option("--in-place", is_flag=True, help="Also one for microcontrollers with a single slot.")
+@click.option("--memory-size", type=click.IntRange(256), help="Bytes of that slot. [default: the longer image]")
+@click.option("--segment-size", type=click.IntRange(256, 1 << 20), help="Bytes erased at once. [default: 4096]")
+@click.option("--scratch-segments", type=click.IntRange(1, 64), help="Segments to save old ones in. [default: 1]")
 @click.option("--workers", type=click.IntRange(1, 64), default=DEFAULT_WORKERS, help="Deltas at the same time.")
 @click.option("--time-limit", type=click.IntRange(1), default=1200, show_default=True, help="Seconds for each delta.")
 @click.option("--memory-limit", type=click.IntRange(64), default=6144, show_default=True, help="MiB for each delta.")
@@ -43,6 +49,10 @@ def delta(
     version: str,
     versions: tuple[str, ...],
     methods: tuple[str, ...],
+    in_place: bool,  # noqa: FBT001 - click's shape
+    memory_size: int | None,
+    segment_size: int | None,
+    scratch_segments: int | None,
     workers: int,
     time_limit: int,
     memory_limit: int,
@@ -57,10 +67,13 @@ def delta(
     Without --from the server is asked which versions are alive in the fleet, and the most common ones
     whose images are in this workspace get one. Every delta is applied and compared before it
     counts, and dropped when it does not pay. The deltas of a sealed release are sealed as well.
+    With --in-place there is also one that a microcontroller applies over its only copy, in 32 KiB of
+    memory; its image is MCUboot's or any other that Cortex-M code is in.
     """
     from firmament.payload.choose import Bounds
     from firmament.release import delta as deltas
 
+    shape = _shape(memory_size, segment_size, scratch_segments, is_wanted=in_place)
     out, opened = output(), open_workspace(workspace)
     release = release_id(product, version)
     built = deltas.open_build(opened, release)
@@ -75,11 +88,35 @@ def delta(
     bounds = Bounds(time_s=time_limit, cpu_s=time_limit, memory_bytes=memory_limit * MIB)
     with _progress(precursors, methods) as tell:
         made = deltas.make(
-            opened, built, precursors, workers=workers, bounds=bounds, methods=methods, sealer=sealer, progress=tell
-        )  # fmt: skip
+            opened,
+            built,
+            precursors,
+            workers=workers,
+            bounds=bounds,
+            methods=methods,
+            sealer=sealer,
+            in_place=shape,
+            progress=tell,
+        )
     facts = made.to_json() | {"missing": [one.to_json() for one in missing]}
     out.document("deltas", facts, lines=_lines(made, missing))
     out.next_command(f"firmament release sign {release}")
+
+
+def _shape(memory: int | None, segment: int | None, ring: int | None, *, is_wanted: bool) -> Shape | None:
+    """Return the flash of devices with one slot; raises click's UsageError."""
+    if not is_wanted:
+        if memory or segment or ring:
+            raise click.UsageError("--memory-size, --segment-size and --scratch-segments belong to --in-place")
+        return None
+    from firmament.payload.inplace.encoder import Shape
+
+    size_bytes = segment or DEFAULT_SEGMENT_BYTES
+    if size_bytes & (size_bytes - 1):
+        raise click.BadParameter("a segment is a power of two", param_hint="--segment-size")
+    if (memory or 0) % size_bytes:
+        raise click.BadParameter("the memory is not a whole number of segments", param_hint="--memory-size")
+    return Shape(memory or 0, size_bytes.bit_length() - 1, ring or 1)
 
 
 def _lines(made: Made, missing: list[Missing]) -> list[str]:

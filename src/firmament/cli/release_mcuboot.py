@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from firmament.errors import MalformedError
+from firmament.cli.common import may_ask
+from firmament.errors import MalformedError, PassphraseError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,12 +26,24 @@ _OPTIONS = (
     click.option("--security-counter", type=int, help="Default: the release's sequence number."),
     click.option("--header-size", type=int, default=512, show_default=True, help="Bytes before the vector table."),
     click.option("--slot-size", type=int, default=0, help="Refuse an image that does not fit; 0: do not look."),
-    click.option("--align", type=click.Choice(["1", "2", "4", "8", "16", "32"]), default="4", show_default=True),
+    click.option(
+        "--align",
+        type=click.Choice(["1", "2", "4", "8", "16", "32"]),
+        default="4",
+        show_default=True,
+        help="Bytes that the flash writes at once.",
+    ),
     click.option("--dependency", multiple=True, metavar="IMAGE:VERSION", help="Another image must be this new."),
     click.option("--vendor", help="Vendor id for the boot loader: a UUID or a domain name."),
     click.option("--class-name", help="Class id for the boot loader: a UUID or a name."),
     click.option("--encrypt", type=_FILE, help="Encrypt the image; public key in PEM to wrap its key for."),
-    click.option("--encrypt-bits", type=click.Choice(["128", "256"]), default="128", show_default=True),
+    click.option(
+        "--encrypt-bits",
+        type=click.Choice(["128", "256"]),
+        default="128",
+        show_default=True,
+        help="Length of the AES key.",
+    ),
     click.option("--pure", is_flag=True, help="Ed25519 over the image itself instead of its digest."),
 )
 
@@ -89,6 +102,8 @@ def _recipe(kind: type[Recipe], version: str, sequence_number: int, options: dic
 
 
 def _ask() -> bytes:
+    if not may_ask():
+        raise PassphraseError("A passphrase is needed and there is no terminal to ask at", option="--mcuboot-key")
     entered: str = click.prompt("Passphrase of the MCUboot key", hide_input=True, err=True)
     return entered.encode()
 

@@ -199,11 +199,18 @@ def diff(old: str, new: str, workspace: Path) -> None:
 
 @click.command("legacy")
 @click.argument("release")
-@click.option("--out", "destination", type=click.Path(path_type=Path, file_okay=False), required=True)
+@click.option(
+    "--out",
+    "destination",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Directory to write into.",
+)
 @click.option("--key", "name", required=True, help="RSA or P-256 key of this workspace, of no TUF role.")
 @click.option(
     "--scheme",
     type=click.Choice(["rsa-pkcs1v15-sha256", "rsa-pss-sha256", "ecdsa-sha256"]),
+    help="How the payload is signed.",
     default="rsa-pkcs1v15-sha256",
     show_default=True,
 )

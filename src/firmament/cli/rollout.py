@@ -134,7 +134,16 @@ def start(
     yes: bool,  # noqa: FBT001
     **options: Any,
 ) -> int:
-    """Roll RELEASE (product/version) out to the devices a query selects."""
+    """Roll RELEASE (product/version) out to the devices a query selects, or begin a draft.
+
+    A draft is named by its rollout's id in the place of RELEASE. It has its devices and rules
+    already: only --dry-run, --expect-count and --yes go with one.
+    """
+    if "/" not in release:
+        if name or note or draft or _policy(**options) != {"selector": ""}:
+            raise click.UsageError("A draft begins as it was made; RELEASE is product/version")
+        _act(server, "start", release, dry_run=dry_run, expect_count=expect_count, yes=yes)
+        return 0
     body = {"release": release, **_policy(**options)}
     out = output()
     with server() as client:
@@ -153,7 +162,7 @@ def start(
     out.document(
         "rollout", made, lines=[f"Rollout {made['rollout_id']} is {made['state']}: {planned['count']} devices."]
     )
-    out.next_command(f"firmament rollout watch {made['rollout_id']}")
+    out.next_command(f"firmament rollout {'start' if draft else 'watch'} {made['rollout_id']}")
     return 0
 
 
@@ -246,41 +255,48 @@ def export(server: Callable[[], OperatorApi], rollout: str, status: str | None, 
             out.line("rollout-target", target, text="\t".join(str(target[name] or "") for name in columns))
 
 
+def _act(
+    server: Callable[[], OperatorApi],
+    name: str,
+    rollout: str,
+    *,
+    dry_run: bool,
+    expect_count: int | None,
+    yes: bool,
+    reason: str = "",
+    exclude: str = "",
+) -> None:
+    """Do one of the actions of a rollout (server/rollouts/actions.py), after saying what it does."""
+    out = output()
+    place = f"{BASE}/{element(rollout)}"
+    with server() as client:
+        preview = client.call("GET", f"{place}/actions/{name}")
+        if dry_run:
+            out.document("rollout-action", preview, lines=action_lines(preview))
+            return
+        if not preview["is_possible"]:
+            raise ConflictError(preview["why_not"] or "This cannot be done now", action=name, rollout=rollout)
+        require_count(expect_count, preview["count"])
+        sure = yes or expect_count is not None or not (preview["needs_reason"] or name == "start")
+        if not sure:
+            for line in action_lines(preview):
+                out.note(line)
+        confirm_count(preview["count"], is_sure=sure)
+        body: dict[str, Any] = {"reason": reason} if reason else {}
+        if exclude:
+            body["exclude"] = exclude
+        if expect_count is not None:
+            body["expect_count"] = expect_count
+        found = client.call("POST", f"{place}/{name}", body)
+    out.document("rollout", found, lines=[f"{preview['sentence']}", f"Rollout {rollout} is {found['state']}."])
+    _next(found)
+
+
 def _action(name: str, summary: str, *, takes_exclude: bool = False) -> None:
     """Add one command that acts on a rollout; they differ by name, help and what they ask."""
 
-    def act(
-        server: Callable[[], OperatorApi],
-        rollout: str,
-        reason: str,
-        dry_run: bool,  # noqa: FBT001 - click's shape
-        expect_count: int | None,
-        yes: bool,  # noqa: FBT001
-        exclude: str = "",
-    ) -> None:
-        out = output()
-        place = f"{BASE}/{element(rollout)}"
-        with server() as client:
-            preview = client.call("GET", f"{place}/actions/{name}")
-            if dry_run:
-                out.document("rollout-action", preview, lines=action_lines(preview))
-                return
-            if not preview["is_possible"]:
-                raise ConflictError(preview["why_not"] or "This cannot be done now", action=name, rollout=rollout)
-            require_count(expect_count, preview["count"])
-            sure = yes or expect_count is not None or not preview["needs_reason"]
-            if not sure:
-                for line in action_lines(preview):
-                    out.note(line)
-            confirm_count(preview["count"], is_sure=sure)
-            body: dict[str, Any] = {"reason": reason} if reason else {}
-            if exclude:
-                body["exclude"] = exclude
-            if expect_count is not None:
-                body["expect_count"] = expect_count
-            found = client.call("POST", f"{place}/{name}", body)
-        out.document("rollout", found, lines=[f"{preview['sentence']}", f"Rollout {rollout} is {found['state']}."])
-        _next(found)
+    def act(server: Callable[[], OperatorApi], rollout: str, **options: Any) -> None:
+        _act(server, name, rollout, **options)
 
     act.__name__, act.__doc__ = name.replace("-", "_"), summary
     command = with_server(act)

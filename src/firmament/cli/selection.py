@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from firmament.cli.common import output_options
+from firmament.cli.common import may_ask, output_options
 from firmament.cli.operator_client import connect, server_options
 from firmament.errors import ConflictError
 
@@ -45,7 +43,7 @@ def confirm_count(count: int, *, is_sure: bool) -> None:
     """Let a person type the number of devices; without a terminal a flag is needed."""
     if is_sure:
         return
-    if not sys.stdin.isatty() or os.environ.get("FIRMAMENT_NO_INPUT"):
+    if not may_ask():
         raise click.UsageError("This changes devices: give --expect-count or --yes")
     typed = click.prompt("Type the number of devices to go on", err=True, default="", show_default=False)
     if typed.strip() != str(count):

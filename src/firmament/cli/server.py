@@ -1,4 +1,7 @@
-"""``firmament server``: set up, run and check a firmware server."""
+"""``firmament server``: set up, run and check a firmware server.
+
+Only the commands themselves import the server: completing their options must be as quick as everything else.
+"""
 
 from __future__ import annotations
 
@@ -9,29 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from firmament import log
 from firmament.cli.common import EXIT_FAILED, Output, output, output_options
 from firmament.cli.program import LazyCommand, LazyGroup
 from firmament.core.clock import SystemClock
-from firmament.core.finding import Verdict
-from firmament.durable import read_file
-from firmament.errors import MalformedError
-from firmament.server.database.opening import command_database
-from firmament.server.database.target import database_target
-from firmament.server.doctor import Doctor
-from firmament.server.events import Event, append
-from firmament.server.keys import read_online_keyids
-from firmament.server.layout import Layout
-from firmament.server.lock import locked
-from firmament.server.payloads.store import ServerDisk
-from firmament.server.releases import shared
-from firmament.server.releases.admission import Circumstances, trust_roots
-from firmament.server.releases.generations import Generations
-from firmament.server.releases.model import Submission
-from firmament.server.scope import console
-from firmament.server.settings import ServerSettings, read_settings
-from firmament.server.setup import initialise
-from firmament.trust.repository import MAX_METADATA_LENGTH_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,8 +22,11 @@ if TYPE_CHECKING:
 
     from firmament.core.clock import Clock
     from firmament.server.database.port import Connection
+    from firmament.server.layout import Layout
+    from firmament.server.payloads.store import ServerDisk
+    from firmament.server.settings import ServerSettings
 
-MARKS: Final = {Verdict.GOOD: "ok  ", Verdict.WARNING: "warn", Verdict.BAD: "BAD "}
+MARKS: Final = {"good": "ok  ", "warning": "warn", "bad": "BAD "}
 
 
 def directory_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -58,6 +44,9 @@ def directory_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def settings_of(directory: Path) -> tuple[Layout, ServerSettings]:
     """Return paths and settings of a server's directory; raises FileError, SettingError."""
+    from firmament.server.layout import Layout
+    from firmament.server.settings import read_settings
+
     layout = Layout(directory.absolute())
     return layout, read_settings(layout.settings, os.environ)
 
@@ -109,6 +98,12 @@ def init(
 
     There is no default account and no default password.
     """
+    import socket
+
+    from firmament.server.layout import Layout
+    from firmament.server.payloads.store import ServerDisk
+    from firmament.server.setup import initialise
+
     layout = Layout(directory.absolute())
     options: dict[str, str | int] = {}
     if host is not None:
@@ -121,8 +116,6 @@ def init(
         options["certificate_key"] = str(certificate_key.absolute())
     if signer_user is not None:
         options["signer_user"] = signer_user
-    import socket
-
     settings = initialise(
         ServerDisk(),
         layout,
@@ -156,7 +149,9 @@ def init(
 @directory_option
 @click.option("--host", help="Address to listen on, instead of the setting.")
 @click.option("--port", type=click.IntRange(0, 65535), help="TCP port, instead of the setting; 0: any free one.")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", help="What is logged."
+)
 @click.option(
     "--port-file",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -167,6 +162,7 @@ def run(directory: Path, host: str | None, port: int | None, log_level: str, por
     """Serve until stopped."""
     import dataclasses
 
+    from firmament import log
     from firmament.server.http.app import Server
 
     layout, settings = settings_of(directory)
@@ -204,11 +200,15 @@ def _console(clock: Clock) -> Callable[..., Any] | None:
 @output_options
 def doctor(directory: Path) -> int:
     """Check permissions, expiry, space, clock, signer and database; exit 1 if something is bad."""
+    from firmament.core.finding import Verdict
+    from firmament.server.doctor import Doctor
+    from firmament.server.payloads.store import ServerDisk
+
     layout, settings = settings_of(directory)
     findings = list(Doctor(ServerDisk(), layout, settings, SystemClock()).findings())
     lines = []
     for finding in findings:
-        lines.append(f"{MARKS[finding.verdict]}  {finding.check}: {finding.seen}")
+        lines.append(f"{MARKS[finding.verdict.value]}  {finding.check}: {finding.seen}")
         if finding.action:
             lines.append(f"      -> {finding.action}")
     is_bad = any(finding.verdict is Verdict.BAD for finding in findings)
@@ -234,6 +234,19 @@ def doctor(directory: Path) -> int:
 @output_options
 def trust(directory: Path, image: tuple[Path, ...], director: tuple[Path, ...]) -> None:
     """Import root files offline, while the server is stopped: the first ones decide whom it believes."""
+    from firmament.errors import MalformedError
+    from firmament.server.database.opening import command_database
+    from firmament.server.database.target import database_target
+    from firmament.server.events import Event, append
+    from firmament.server.keys import read_online_keyids
+    from firmament.server.lock import locked
+    from firmament.server.payloads.store import ServerDisk
+    from firmament.server.releases import shared
+    from firmament.server.releases.admission import Circumstances, trust_roots
+    from firmament.server.releases.generations import Generations
+    from firmament.server.releases.model import Submission
+    from firmament.server.scope import console
+
     layout, settings = settings_of(directory)
     disk = ServerDisk()
     clock = SystemClock()
@@ -278,4 +291,7 @@ def _say_trusted(out: Output, versions: dict[str, int]) -> None:
 
 
 def _read(disk: ServerDisk, files: tuple[Path, ...]) -> dict[str, bytes]:
+    from firmament.durable import read_file
+    from firmament.trust.repository import MAX_METADATA_LENGTH_BYTES
+
     return {path.name: read_file(disk, path, limit_bytes=MAX_METADATA_LENGTH_BYTES["root"]) for path in files}

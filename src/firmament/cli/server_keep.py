@@ -11,16 +11,6 @@ import click
 
 from firmament.cli.common import output, output_options, passphrase_option, read_passphrase
 from firmament.cli.server import directory_option, settings_of, who
-from firmament.core.clock import SystemClock
-from firmament.durable import PUBLIC_MODE, replace_durably
-from firmament.errors import ConflictError
-from firmament.server.database.migrate import HEAD
-from firmament.server.database.migrate import migrate as bring_to_head
-from firmament.server.database.opening import command_database
-from firmament.server.database.target import database_target
-from firmament.server.lock import locked
-from firmament.server.payloads.store import ServerDisk
-from firmament.server.scope import console
 
 
 @click.command()
@@ -28,6 +18,10 @@ from firmament.server.scope import console
 @output_options
 def migrate(directory: Path) -> None:
     """Bring the database to this release's schema; `server run` does the same at its start."""
+    from firmament.server.database.migrate import HEAD
+    from firmament.server.database.migrate import migrate as bring_to_head
+    from firmament.server.database.target import database_target
+
     layout, settings = settings_of(directory)
     target = database_target(layout, settings)
     bring_to_head(target)
@@ -80,7 +74,13 @@ def restore(file: Path, directory: Path, passphrase_file: Path | None) -> None:
 @output_options
 def rotate_content_key(directory: Path) -> None:
     """Wrap all content keys for a new key of this server and remove the old one; stop the server first."""
+    from firmament.core.clock import SystemClock
+    from firmament.server.database.opening import command_database
+    from firmament.server.database.target import database_target
     from firmament.server.keep.content_keys import rotate
+    from firmament.server.lock import locked
+    from firmament.server.payloads.store import ServerDisk
+    from firmament.server.scope import console
 
     layout, settings = settings_of(directory)
     with locked(layout), command_database(database_target(layout, settings)) as database:
@@ -98,7 +98,12 @@ def rotate_content_key(directory: Path) -> None:
 @output_options
 def move(database: str, password_file: Path | None, directory: Path) -> None:
     """Copy every row to an empty DATABASE (postgresql://...), compare, and use it; stop the server first."""
+    from firmament.durable import PUBLIC_MODE, replace_durably
+    from firmament.errors import ConflictError
+    from firmament.server.database.target import database_target
     from firmament.server.keep.tables import copy
+    from firmament.server.lock import locked
+    from firmament.server.payloads.store import ServerDisk
 
     layout, settings = settings_of(directory)
     wanted = {"database": database}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 WAITING_STATES = ("halted", "awaiting-approval")
 MAX_SHOWN = 20
+SOON = timedelta(days=60)
+"""As the console's overview: time enough for a ceremony."""
 
 
 @click.command()
@@ -34,14 +37,35 @@ def whoami(server: Callable[[], OperatorApi]) -> None:
 @click.command()
 @with_server
 def status(server: Callable[[], OperatorApi]) -> None:
-    """Say what needs you: halted rollouts, approvals, notifications that nobody acknowledged."""
+    """Say what needs you: halted rollouts, approvals, what must be signed again, notifications nobody acknowledged."""
+    from firmament.core.clock import SystemClock
+
     with server() as client:
         items = list(_items(client))
+        items += expiring(client.call("GET", "/api/v1/trust")["roles"], SystemClock().now())
     out = output()
     lines = [f"{item['kind']:10} {item['subject']}  {item['sentence']}" for item in items] or ["Nothing needs you."]
     out.document("needs", {"items": items}, lines=lines)
     if items:
         out.next_command(items[0]["next"])
+
+
+def expiring(roles: list[dict[str, Any]], now: datetime) -> list[dict[str, Any]]:
+    """Return an item for each role that a person must sign again within `SOON`, the soonest first. Pure."""
+    soon = [
+        role
+        for role in roles
+        if role["expires_at"] is not None and not role["is_online"] and role["expires_at"] < (now + SOON).timestamp()
+    ]
+    found = []
+    for role in sorted(soon, key=lambda role: role["expires_at"]):
+        day = datetime.fromtimestamp(role["expires_at"], UTC).date().isoformat()
+        when = f"expires on {day}" if role["expires_at"] > now.timestamp() else f"has expired on {day}"
+        name = f"{role['repository']} {role['role']}"
+        sentence = f"The role {name} {when}. If nobody signs it again, devices refuse what it names."
+        item = {"kind": "expiry", "subject": name, "sentence": printable(sentence)}
+        found.append(item | {"next": f"firmament key expiry --within {SOON.days}d"})
+    return found
 
 
 def _items(client: OperatorApi) -> Iterator[dict[str, Any]]:

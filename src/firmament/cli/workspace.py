@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import sys
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from firmament.cli import config
-from firmament.cli.common import passphrase_option, read_passphrase, read_secret_file, read_token
+from firmament.cli.common import may_ask, passphrase_option, read_passphrase, read_secret_file, read_token
+from firmament.cli.operator_client import idempotency_key, idempotency_option
 from firmament.core.clock import Clock, SystemClock
 from firmament.core.fields import format_time
 from firmament.durable import RealDisk
@@ -71,7 +71,8 @@ def secret_options(function: F) -> F:
 
 
 def server_options(function: F) -> F:
-    """Add ``--server``, ``--ca`` and ``--token-file``."""
+    """Add ``--server``, ``--ca``, ``--token-file`` and ``--idempotency-key``."""
+    function = idempotency_option(function)
     options = (
         click.option("--server", envvar="FIRMAMENT_SERVER", show_envvar=True, help="https://host:port of the server."),
         click.option(
@@ -121,7 +122,12 @@ def connect(
     if not url:
         raise SettingError("No server is named; use --server, or [server] url in firmament.toml")
     authority = config.lookup("ca", given=ca, project=project).value
-    return OperatorApi(url, token=read_token(token_file), ca=Path(authority) if authority else None)
+    return OperatorApi(
+        url,
+        token=read_token(token_file),
+        ca=Path(authority) if authority else None,
+        idempotency_key=idempotency_key(),
+    )
 
 
 @dataclass
@@ -142,7 +148,7 @@ class TerminalSecrets:
     def another_passphrase(self, name: str) -> bytes | None:
         """Ask again, for keys with passphrases of their own; three times at most."""
         attempts = self._attempts[name] = self._attempts.get(name, 0) + 1
-        if self.passphrase_file is not None or attempts >= MAX_ATTEMPTS or not sys.stdin.isatty():
+        if self.passphrase_file is not None or attempts >= MAX_ATTEMPTS or not may_ask():
             return None
         click.echo(f"That does not open {name}.", err=True)
         self._known = read_passphrase(None, prompt=f"Passphrase of {name}")
@@ -152,7 +158,7 @@ class TerminalSecrets:
         """Return the PIN of the token that holds a key."""
         if self.pin_file is not None:
             return read_secret_file(self.pin_file, what="The PIN file")
-        if not sys.stdin.isatty():
+        if not may_ask():
             raise PassphraseError("A PIN is needed and there is no terminal to ask at", key=name)
         return str(click.prompt(f"PIN of the token with {name}", hide_input=True, err=True))
 
@@ -185,6 +191,6 @@ def confirm(question: str, *, is_sure: bool) -> None:
     """Ask before something that cannot be undone; without a terminal ``--yes`` is needed."""
     if is_sure:
         return
-    if not sys.stdin.isatty() or os.environ.get("FIRMAMENT_NO_INPUT"):
+    if not may_ask():
         raise click.UsageError("This needs your consent; read what is printed above, then give --yes")
     click.confirm(question, abort=True, err=True)

@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from firmament.errors import FileError, FirmamentError
-from firmament.payload.methods import METHODS, Job
+from firmament.payload.methods import IN_PLACE, METHODS, Job
 from firmament.payload.readers import BytesReader, FileReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from multiprocessing.connection import Connection
     from pathlib import Path
+
+    from firmament.payload.inplace.encoder import Shape
 
 GIB: Final = 1024**3
 PAYS_BELOW_RATIO: Final = 0.9
@@ -51,12 +53,23 @@ class Trial:
     """Why there is no payload; None if it was applied and compared."""
 
 
-def trial(method: str, precursor: Path | None, image: Path, payload: Path, *, bounds: Bounds | None = None) -> Trial:
-    """Make and verify one payload in a process of its own; a failure is a result, not an exception."""
+def trial(
+    method: str,
+    precursor: Path | None,
+    image: Path,
+    payload: Path,
+    *,
+    bounds: Bounds | None = None,
+    shape: Shape | None = None,
+) -> Trial:
+    """Make and verify one payload in a process of its own; a failure is a result, not an exception.
+
+    `shape` is the flash that an in-place payload is for.
+    """
     bounds = bounds or Bounds()
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    worker = context.Process(target=_work, args=(method, precursor, image, payload, bounds, theirs))
+    worker = context.Process(target=_work, args=(method, precursor, image, payload, bounds, shape, theirs))
     worker.start()
     theirs.close()
     length, encode_s, apply_s, problem = 0, 0.0, 0.0, "it took too long"
@@ -83,6 +96,7 @@ def trials(
     methods: Iterable[str] | None = None,
     workers: int = 1,
     bounds: Bounds | None = None,
+    shape: Shape | None = None,
     progress: Callable[[Trial], None] = lambda _: None,
 ) -> list[Trial]:
     """Try every available method on every precursor (and the whole image once); return all trials."""
@@ -95,7 +109,7 @@ def trials(
             jobs += [(method.key, source, directory / f"{index}.{name}") for index, source in enumerate(sources)]
 
     def run(job: tuple[str, Path | None, Path]) -> Trial:
-        found = trial(job[0], job[1], image, job[2], bounds=bounds)
+        found = trial(job[0], job[1], image, job[2], bounds=bounds, shape=shape)
         progress(found)
         return found
 
@@ -112,7 +126,7 @@ def choose(found: Iterable[Trial]) -> list[Trial]:
     """Keep the smallest whole payload, and per precursor the smallest delta if it pays.
 
     Devices differ in what they can apply, so beside a library's delta the best one of the
-    standard library stays too.
+    standard library stays too, and one for devices with a single slot always.
     """
     good = [one for one in found if one.problem is None]
     whole = sorted((one for one in good if one.precursor is None), key=lambda one: one.length_bytes)
@@ -122,12 +136,19 @@ def choose(found: Iterable[Trial]) -> list[Trial]:
         deltas = sorted((one for one in good if one.precursor == precursor), key=lambda one: one.length_bytes)
         deltas = [one for one in deltas if one.length_bytes < limit]
         plain = [one for one in deltas if METHODS[one.method].library is None]
-        kept += list(dict.fromkeys(deltas[:1] + plain[:1]))
+        single = [one for one in deltas if one.method == IN_PLACE]
+        kept += list(dict.fromkeys(deltas[:1] + plain[:1] + single))
     return kept
 
 
 def _work(
-    method_key: str, precursor: Path | None, image: Path, payload: Path, bounds: Bounds, answer: Connection
+    method_key: str,
+    precursor: Path | None,
+    image: Path,
+    payload: Path,
+    bounds: Bounds,
+    shape: Shape | None,
+    answer: Connection,
 ) -> None:
     """Encode, store, apply, compare; runs in the trial's own process."""
     resource.setrlimit(resource.RLIMIT_AS, (bounds.memory_bytes, bounds.memory_bytes))
@@ -139,7 +160,7 @@ def _work(
         begun = _cpu_s()
         if not method.pays(old, new):
             raise ValueError("there is nothing in these images that this method is for")  # noqa: TRY301 - a result
-        made = method.encode(old, new)
+        made = method.encode(old, new) if shape is None or method_key != IN_PLACE else _in_place(old, new, shape)
         encoded = _cpu_s()
         payload.write_bytes(made)
         wanted, old_length = hashlib.sha256(new).digest(), len(old)
@@ -158,6 +179,12 @@ def _work(
         answer.send((0, 0.0, 0.0, f"{type(error).__name__}: {error}"))
     finally:
         answer.close()
+
+
+def _in_place(old: bytes, new: bytes, shape: Shape) -> bytes:
+    from firmament.payload.inplace.encoder import encode
+
+    return encode(old, new, shape)
 
 
 def _cpu_s() -> float:

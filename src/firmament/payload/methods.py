@@ -9,7 +9,7 @@ A method is a value: name, format version, encoder, applier, a bound on the devi
 applier yields the image from any byte on, so that the one number of bytes already durable is the
 whole resumable state; whatever it has to do again after a power cut it does without fetching.
 
-`whole`, `xz` and `refdelta` need the standard library only. The others are libraries that win on
+`whole`, `xz`, `inplace` and `refdelta` need the standard library only. The others are libraries that win on
 some pairs (docs/performance/delta.md); a device that has them says so (`applicable`), and is then
 offered their payloads too.
 """
@@ -237,6 +237,30 @@ def _resume_refdelta_2(job: Job, start: int) -> Iterator[tuple[int, bytes]]:
     yield from applier.pieces(start=start)
 
 
+# --- in place --------------------------------------------------------------------------------
+
+
+def _encode_inplace(old: bytes, new: bytes) -> bytes:
+    _need("numpy", "hdiffpatch")
+    from firmament.payload.inplace.encoder import encode
+
+    return encode(old, new)
+
+
+def _is_for_microcontrollers(old: bytes, new: bytes) -> bool:
+    from firmament.payload.inplace.encoder import is_for
+
+    return is_for(old, new)
+
+
+def _open_inplace(job: Job) -> Iterator[bytes]:
+    """Make it in memory: a device that has room for both images has room for this too (16 MiB at most)."""
+    from firmament.payload.inplace.applier import image
+
+    assert job.precursor is not None
+    yield image(job.payload, job.payload_length_bytes, job.precursor, image_length_bytes=job.image_length_bytes)
+
+
 # --- libraries -------------------------------------------------------------------------------
 
 
@@ -348,8 +372,20 @@ _ROWS: Final = (
     Method("detools", 1, True, _encode_detools, _open_detools, None, _everything, "detools"),  # noqa: FBT003
     Method("bsdiff", 1, True, _encode_bsdiff, _open_bsdiff, None, _everything, "bsdiff4"),  # noqa: FBT003
     Method("zstd-patch", 1, True, _encode_zstd, _open_zstd, None, _everything, "zstandard"),  # noqa: FBT003
+    Method(
+        "inplace",
+        1,
+        True,  # noqa: FBT003
+        _encode_inplace,
+        _open_inplace,
+        None,
+        lambda job: MIB + 2 * job.image_length_bytes,
+        pays=_is_for_microcontrollers,
+    ),
     Method("xz", 1, False, _encode_xz, _open_xz, None, lambda _: 12 * MIB),  # noqa: FBT003
     Method("whole", 1, False, lambda _, image: image, None, _resume_whole, lambda _: MIB),  # noqa: FBT003
 )
+IN_PLACE: Final = "inplace/1"
+"""For devices with one slot: only made when asked for, with the flash of those devices (`inplace.encoder.Shape`)."""
 METHODS: Final = {method.key: method for method in _ROWS}
 """Every method, by ``name/version``. A version is never changed, only added."""

@@ -19,7 +19,7 @@ from firmament.core.manifest import MAX_PAYLOADS, Manifest, Payload
 from firmament.durable import PUBLIC_MODE, TEMPORARY_SUFFIX, replace_durably
 from firmament.errors import ConflictError, NotFoundError, TooLargeError
 from firmament.payload import choose
-from firmament.payload.methods import METHODS
+from firmament.payload.methods import IN_PLACE, METHODS
 from firmament.release import sign
 from firmament.release.build import RELEASE_FILE, WHOLE, BuiltRelease, load_built
 from firmament.release.store import digest_of
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from firmament.core.digest import Digest
     from firmament.payload.choose import Bounds, Trial
+    from firmament.payload.inplace.encoder import Shape
     from firmament.release.seal import Sealer
     from firmament.release.workspace import Workspace
 
@@ -188,13 +189,15 @@ def make(
     bounds: Bounds | None = None,
     methods: Sequence[str] = (),
     sealer: Sealer | None = None,
+    in_place: Shape | None = None,
     progress: Callable[[Precursor | None, Trial], None] = lambda _source, _trial: None,
 ) -> Made:
     """Try every method on every precursor, keep what pays, and list it in the build's manifest.
 
     Deltas that an earlier call made from other precursors stay. Of a sealed release they are made
-    from plain image to plain image and sealed afterwards, by `sealer`. Raises TooLargeError when the
-    manifest would hold more payloads than it may, ConflictError for a sealed release without a sealer.
+    from plain image to plain image and sealed afterwards, by `sealer`. `in_place` is the flash of
+    devices with one slot: they get a payload of their own. Raises TooLargeError when the manifest would
+    hold more payloads than it may, ConflictError for a sealed release without a sealer.
     """
     if built.plain and sealer is None:
         raise ConflictError("The release is sealed; its content keys are needed", release=built.manifest.release_id)
@@ -203,11 +206,13 @@ def make(
     disk.remove_tree(scratch)
     disk.make_directory(scratch, mode=0o755)
     by_path = {source.image: source for source in precursors}
-    wanted = [*(methods or [key for key, method in METHODS.items() if method.is_delta]), COMPRESSED]
+    usual = [key for key, method in METHODS.items() if method.is_delta and key != IN_PLACE]
+    wanted = list(dict.fromkeys([*(methods or usual), *([IN_PLACE] if in_place else []), COMPRESSED]))
     image = whole_file(built)
     try:
         found = choose.trials(
             image, [source.image for source in precursors], scratch, methods=wanted, workers=workers, bounds=bounds,
+            shape=in_place,
             progress=lambda trial: progress(by_path.get(trial.precursor) if trial.precursor else None, trial),
         )  # fmt: skip
         whole = choose.whole_trial(image)

@@ -1,13 +1,16 @@
 """The operator API as the release tool and the operator's commands use it: HTTPS, bearer token.
 
-No redirects, no retries, answers of bounded length. What the server refuses comes back as the
-error it names, with its facts; what the network does is a TransferError.
+No redirects, answers of bounded length. What the server refuses comes back as the error it names,
+with its facts; what the network does is a TransferError. A change carries an idempotency key of its
+own, so that it may be sent again when its answer did not arrive: three times, with growing waits,
+never to a server that has not answered yet. Nothing else is sent twice.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import secrets
 import ssl
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +19,7 @@ from urllib.parse import urlsplit
 
 import urllib3
 
+from firmament.core.clock import SystemClock
 from firmament.core.fields import Fields
 from firmament.errors import (
     FileError,
@@ -24,6 +28,7 @@ from firmament.errors import (
     LengthExceededError,
     MalformedError,
     RedirectError,
+    Retry,
     SettingError,
     SlowError,
     TlsError,
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from firmament.core.clock import Clock
     from firmament.core.digest import Digest
 
 MAX_ANSWER_LENGTH_BYTES: Final = 4 * 1024 * 1024
@@ -43,11 +49,18 @@ MAX_ANSWER_LENGTH_BYTES: Final = 4 * 1024 * 1024
 CONNECT_TIMEOUT_S: Final = 10.0
 READ_TIMEOUT_S: Final = 120.0
 # The server hashes a blob and signs a publish before it answers: 64 GiB at 1 GiB/s take a minute.
+RETRY_WAITS_S: Final = (0.5, 1.0, 2.0)
+"""Between the times a change is sent; a proxy that restarts is back within them."""
+MAX_WAIT_S: Final = 5
+"""A server that asks for more patience than this is left to whoever called."""
+_UNSAFE: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _PIECE_LENGTH_BYTES: Final = 64 * 1024
 _FACT: Final = re.compile(r"(?!self$|problem$)[a-z_][a-z0-9_]{0,63}")
 _FIRST_ERROR: Final = 400
 _REDIRECT: Final = range(300, 400)
 _NOT_FOUND: Final = 404
+_PASSING: Final = frozenset({502, 503, 504})
+# What a proxy says while the server behind it restarts.
 _OK: Final = 200
 
 
@@ -62,12 +75,25 @@ class ImageState:
 class OperatorApi:
     """One server; close it after use. Without a token only signing in is possible."""
 
-    def __init__(self, url: str, *, token: str | None, ca: Path | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None,
+        ca: Path | None = None,
+        idempotency_key: str | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """`idempotency_key` names the changes of this client, for a script that may run twice."""
         parts = urlsplit(url)
         if parts.scheme != "https" or not parts.hostname or parts.query or parts.fragment:
             raise SettingError("The server's address must be https://host[:port]", url=url)
         self._url: Final = url.rstrip("/")
         self._token: Final = token
+        self._key: Final = idempotency_key
+        self._changes = 0
+        self._has_answered = False
+        self._clock: Final = clock or SystemClock()
         self._pool: Final = urllib3.PoolManager(
             ssl_context=_context(ca),
             retries=False,
@@ -121,12 +147,12 @@ class OperatorApi:
         """Send one JSON request and return the JSON object of the answer; no content is an empty object."""
         data = json.dumps(body).encode() if body is not None else None
         headers = {"Content-Type": "application/json"} if data is not None else {}
-        _, answer = self._exchange(method, path, body=data, headers=headers)
+        answer = self._ask(method, path, data, headers)
         return _object(answer, f"The answer to {method} {path}") if answer else {}
 
     def put_json(self, path: str, data: bytes, *, method: str = "PUT") -> dict[str, Any]:
         """Send JSON as it is, byte for byte; return the JSON object of the answer."""
-        _, answer = self._exchange(method, path, body=data, headers={"Content-Type": "application/json"})
+        answer = self._ask(method, path, data, {"Content-Type": "application/json"})
         return _object(answer, f"The answer to {method} {path}")
 
     def lines(self, path: str, *, limit_bytes: int) -> Iterator[bytes]:
@@ -155,6 +181,42 @@ class OperatorApi:
                     yield rest
             finally:
                 response.close()
+
+    # --- once, however often it is sent ----------------------------------------------------
+
+    def _ask(self, method: str, path: str, data: bytes | None, headers: Mapping[str, str]) -> bytes:
+        """Send a request; a change is sent again, under one key, while that can help."""
+        if method not in _UNSAFE or self._token is None:
+            return self._exchange(method, path, body=data, headers=headers)[1]
+        named = {**headers, "Idempotency-Key": self._next_key()}
+        for wait_s in RETRY_WAITS_S:
+            try:
+                return self._exchange(method, path, body=data, headers=named)[1]
+            except FirmamentError as error:
+                patience_s = self._patience_s(error, wait_s)
+                if patience_s is None:
+                    raise
+                self._clock.sleep(patience_s)
+        return self._exchange(method, path, body=data, headers=named)[1]
+
+    def _next_key(self) -> str:
+        self._changes += 1
+        if self._key is None:
+            return secrets.token_hex(16)
+        return self._key if self._changes == 1 else f"{self._key}.{self._changes}"
+
+    def _patience_s(self, error: FirmamentError, wait_s: float) -> float | None:
+        """Return how long to wait before sending it again; None where that cannot help."""
+        if error.retry is not Retry.LATER or isinstance(error, (TlsError, RedirectError, LengthExceededError)):
+            return None
+        if isinstance(error, UnreachableError) and not self._has_answered:
+            return None  # a wrong address is told at once
+        if isinstance(error, HttpStatusError) and error.facts.get("status") not in _PASSING:
+            return None
+        asked_s = error.facts.get("retry_after_s", 0)
+        if not isinstance(asked_s, int) or asked_s > MAX_WAIT_S:
+            return None
+        return max(wait_s, asked_s)
 
     # --- one exchange ----------------------------------------------------------------------
 
@@ -186,6 +248,7 @@ class OperatorApi:
                     answer += piece
             finally:
                 response.close()
+        self._has_answered = True
         if len(answer) > MAX_ANSWER_LENGTH_BYTES:
             raise LengthExceededError("The server's answer is longer than allowed", limit_bytes=MAX_ANSWER_LENGTH_BYTES)
         if response.status in _REDIRECT:

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
-from support import authoring
+from support import authoring, documents
 
 from firmament.cli import workspace as shared
 from firmament.cli.main import program
@@ -46,7 +46,7 @@ def run(*arguments, code=0):
 
 def ask(*arguments, code=0):
     """The JSON document of a command."""
-    return json.loads(run(*arguments, "--json", code=code).stdout)
+    return documents.loads(run(*arguments, "--json", code=code).stdout)
 
 
 def refusal(*arguments):
@@ -70,6 +70,20 @@ def release(version="1.0", *options):
 
 
 # --- init ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--memory-size", "4096"), "belong to --in-place"),
+        (("--in-place", "--segment-size", "1000"), "power of two"),
+        (("--in-place", "--segment-size", "4096", "--memory-size", "5000"), "whole number of segments"),
+    ],
+)
+def test_the_flash_of_a_microcontroller_is_checked_first(options, said):
+    done = CliRunner().invoke(program, ["release", "delta", "thermo", "1.3", "--from", "1.2", *options])
+    assert done.exit_code == 2
+    assert said in done.output
 
 
 def test_init_says_what_it_gives_up_and_what_comes_next(tmp_path):

@@ -211,6 +211,28 @@ def test_without_a_terminal_a_passphrase_is_not_asked_for(monkeypatch):
     sys.stdin.close()
 
 
+def test_no_input_means_that_nobody_is_asked(monkeypatch):
+    """At a terminal too; before and after the sub-command, or by the environment."""
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+
+    @click.command()
+    @common.output_options
+    def ask():
+        click.echo(common.may_ask())
+
+    said = {}
+    for name, arguments, env in (
+        ("plain", [], {}),
+        ("flag", ["--no-input"], {}),
+        ("env", [], {"FIRMAMENT_NO_INPUT": "1"}),
+    ):
+        with CliRunner().isolation(env=env) as (out, *_):
+            monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+            ask.main(arguments, standalone_mode=False)
+            said[name] = out.getvalue().decode().strip()
+    assert said == {"plain": "True", "flag": "False", "env": "False"}
+
+
 def test_the_token_comes_from_file_or_environment(secret, monkeypatch):
     monkeypatch.delenv("FIRMAMENT_TOKEN", raising=False)
     monkeypatch.delenv("FIRMAMENT_TOKEN_FILE", raising=False)

@@ -1,9 +1,8 @@
 """Where a setting comes from: flag, environment, project, user, system, default (console.md §4.2)."""
 
-import json
-
 import pytest
 from click.testing import CliRunner
+from support import documents
 
 from firmament.cli import config
 from firmament.cli.main import program
@@ -29,7 +28,7 @@ def run(*arguments, exit_code=0):
 
 
 def server():
-    found = json.loads(run("config", "list", "--json").stdout)["settings"]
+    found = documents.loads(run("config", "list", "--json").stdout)["settings"]
     return next((row["value"], row["origin"]) for row in found if row["name"] == "server")
 
 

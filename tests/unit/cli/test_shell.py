@@ -5,10 +5,11 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
-import click
 import pytest
+from support import documents
 
 BIN = Path(sys.executable).parent
 
@@ -30,7 +31,7 @@ def test_bash_completes_with_the_printed_script(program, tmp_path):
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_every_shell_has_a_script(shell):
-    made = json.loads(run(BIN / "firmament", "completion", shell, "--json").stdout)
+    made = documents.loads(run(BIN / "firmament", "completion", shell, "--json").stdout)
     assert f"_FIRMAMENT_COMPLETE={shell}_complete" in made["script"]
 
 
@@ -40,6 +41,8 @@ def test_every_page_is_clean_for_groff(tmp_path):
         run(BIN / program, "man", "--out", tmp_path)
     pages = sorted(tmp_path.glob("*.1"))
     assert {"firmament.1", "firmament-release-publish.1", "firmament-agent-status.1"} <= {page.name for page in pages}
+    shipped = Path(__file__).parents[3] / "docs/man"
+    assert {page.name for page in shipped.iterdir()} == {page.name for page in pages}, "run: make docs"
     done = run("groff", "-man", "-ww", "-z", *pages)
     assert done.stderr == ""
     shown = run("groff", "-man", "-Tascii", "-P-c", tmp_path / "firmament-release-publish.1").stdout
@@ -48,19 +51,24 @@ def test_every_page_is_clean_for_groff(tmp_path):
         assert expected in text
 
 
+def test_the_wheel_brings_the_manual_and_the_commands(tmp_path):
+    """As `pip install` finds them: share/man/man1 and bin; the pages are those of `make docs`."""
+    root = Path(__file__).parents[3]
+    run(sys.executable, "-c", f"from hatchling.build import build_wheel; build_wheel({str(tmp_path)!r})", cwd=root)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as files:
+        names = set(files.namelist())
+        (entries,) = (name for name in names if name.endswith("entry_points.txt"))
+        assert "firmament-agent = firmament.cli.start:agent" in files.read(entries).decode()
+    data = next(name for name in names if ".data/" in name).partition("/")[0]
+    kept = {f"{data}/data/share/man/man1/{page.name}" for page in (root / "docs/man").glob("*.1")}
+    assert len(kept) > 100
+    assert kept == {name for name in names if "/share/" in name}
+
+
 def test_one_page_goes_to_the_pager():
     page = run(BIN / "firmament-agent", "man", "status").stdout
     assert page.startswith('.TH "FIRMAMENT-AGENT-STATUS" "1"')
-
-
-def test_names_that_completion_knows_without_importing_are_those_of_the_group():
-    from firmament.cli.main import COMMANDS
-
-    for name, entry in COMMANDS.items():
-        if entry.below:
-            group = entry.load()
-            names = group.list_commands(click.Context(group, info_name=name))
-            assert entry.below.split() == sorted(names), f"correct `below` of {name} in cli/main.py"
 
 
 def test_notes_are_checked_before_they_are_signed(tmp_path):

@@ -87,7 +87,7 @@ def test_an_xz_payload_with_something_behind_it_is_refused():
 
 def test_a_missing_library_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert applicable() == ("refdelta/2", "refdelta/1", "xz/1", "whole/1")
+    assert applicable() == ("refdelta/2", "refdelta/1", "inplace/1", "xz/1", "whole/1")
     with pytest.raises(DependencyMissingError) as refusal:
         list(METHODS["hdiff/1"].apply(job(b"")))
     assert refusal.value.facts["package"] == "hdiffpatch"

@@ -6,9 +6,12 @@ import random
 import pytest
 from support import authoring
 from support.authoring import NOW, SECRETS, build_release, sign_release
+from unit.payload.images import changed, functions, thumb
 
 from firmament.core.digest import Digest
 from firmament.errors import ConflictError, NotFoundError, TooLargeError
+from firmament.payload.inplace.encoder import Shape
+from firmament.payload.inplace.wire import read_header
 from firmament.payload.methods import METHODS, Job
 from firmament.payload.readers import BytesReader, FileReader
 from firmament.release import delta, publish
@@ -49,6 +52,24 @@ def make(workspace, versions, **options):
 def payloads(workspace):
     release = load_built(workspace.disk, workspace.directory / "releases" / "thermo-1.2")
     return release, {p.facts.get("from_version"): p for p in release.manifest.payloads}
+
+
+def test_a_device_with_one_slot_gets_a_payload_of_its_own(workspace, tmp_path):
+    bodies = functions(count=200)
+    for version, data in (("1.1", thumb(bodies)), ("1.2", thumb(changed(bodies)))):
+        (tmp_path / version).write_bytes(data)
+        build_release(workspace, tmp_path / version, version)
+    make(workspace, ["1.1"], in_place=Shape(memory_bytes=32 * 1024, log2_block=10, ring_blocks=2))
+    release, _ = payloads(workspace)
+    kept = {payload.method: payload for payload in release.manifest.payloads}
+    assert {"whole", "refdelta", "inplace"} <= kept.keys()
+    payload = kept["inplace"]
+    data = release.file_of(payload.target).read_bytes()
+    header, _ = read_header(BytesReader(data), len(data))
+    assert (header.memory_length, header.block, header.ring_blocks) == (32 * 1024, 1024, 2)
+    old = (tmp_path / "1.1").read_bytes()
+    job = Job(BytesReader(data), len(data), release.manifest.image.length_bytes, BytesReader(old), len(old))
+    assert b"".join(piece for _, piece in METHODS["inplace/1"].apply(job)) == (tmp_path / "1.2").read_bytes()
 
 
 def test_deltas_are_listed_beside_the_image_and_make_it(built, images):

@@ -3,6 +3,7 @@
 import datetime as dt
 import hashlib
 import json
+import re
 import ssl
 import threading
 from contextlib import contextmanager
@@ -18,10 +19,12 @@ from cryptography.x509.oid import NameOID
 from support import authoring
 from support.authoring import NOW
 
+from firmament.core.clock import FixedClock
 from firmament.core.digest import Digest
 from firmament.errors import (
     ConflictError,
     FileError,
+    FirmamentError,
     HttpStatusError,
     LengthExceededError,
     MalformedError,
@@ -62,6 +65,7 @@ class Stub(BaseHTTPRequestHandler):
         stub = self.server
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         stub.requests.append((self.command, self.path))
+        stub.keys.append(self.headers["Idempotency-Key"])
         if stub.answer is not None:
             stub.answer(self)
             return
@@ -118,6 +122,7 @@ def stub(certificate):
     context.load_cert_chain(certificate, certificate.with_name("key.pem"))
     server.socket = context.wrap_socket(server.socket, server_side=True)
     server.answer, server.requests, server.blobs, server.published = None, [], {}, []
+    server.keys = []
     server.state = {"roles": {}, "director_root": 0, "snapshot_version": 0, "timestamp_version": 0}
     server.url = f"https://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -260,6 +265,90 @@ def test_a_server_that_misbehaves_is_a_sentence(stub, api, name):
     with answering(stub, answer), pytest.raises(expected):
         api.image_state()
     assert len(stub.requests) == 1  # no retry, no second address
+
+
+class Waits(FixedClock):
+    """A clock that notes what it was asked to wait."""
+
+    def __init__(self):
+        super().__init__(NOW)
+        self.waits = []
+
+    def sleep(self, duration_s):
+        self.waits.append(duration_s)
+
+
+def in_turn(*answers):
+    left = list(answers)
+    return lambda handler: left.pop(0)(handler) if left else handler.reply(200, {"done": True})
+
+
+BUSY = problem(409, "repeat/busy", retry_after_s=3)
+HASTY = problem(429, "request/rate-limited", retry_after_s=60)
+
+
+def GATEWAY(handler):  # noqa: N802 - beside its like
+    handler.reply(502)
+
+
+@pytest.mark.parametrize(
+    ("answers", "waits"),
+    [((raw(b""),), [0.5]), ((BUSY,), [3]), ((GATEWAY, raw(b""), GATEWAY), [0.5, 1.0, 2.0]), ((), [])],
+    ids=["cut", "busy", "thrice", "at-once"],
+)
+def test_a_change_is_sent_again_under_one_key(stub, certificate, answers, waits):
+    clock = Waits()
+    with (
+        OperatorApi(stub.url, token=TOKEN, ca=certificate, clock=clock) as api,
+        answering(stub, in_turn(*answers)),
+    ):
+        assert api.call("POST", "/api/v1/rollouts", {}) == {"done": True}
+        first = set(stub.keys)
+        assert api.call("POST", "/api/v1/rollouts", {}) == {"done": True}
+    assert clock.waits == waits
+    assert len(first) == 1
+    assert re.fullmatch("[0-9a-f]{32}", first.pop())
+    assert len(set(stub.keys)) == 2  # another change has another key
+
+
+UNMENDED = {
+    "hasty": HASTY,
+    "failed": raw(b"HTTP/1.1 500 Bad\r\nContent-Length: 0\r\n\r\n"),
+    "refused": problem(403, "request/forbidden"),
+}
+
+
+@pytest.mark.parametrize("answer", UNMENDED)
+def test_what_waiting_does_not_mend_is_told_at_once(stub, certificate, answer):
+    clock = Waits()
+    with (
+        OperatorApi(stub.url, token=TOKEN, ca=certificate, clock=clock) as api,
+        answering(stub, UNMENDED[answer]),
+        pytest.raises(FirmamentError),
+    ):
+        api.call("POST", "/api/v1/rollouts", {})
+    assert (len(stub.requests), clock.waits) == (1, [])
+
+
+def test_a_server_that_stays_away_is_told_after_four_times(stub, certificate):
+    clock = Waits()
+    with (
+        OperatorApi(stub.url, token=TOKEN, ca=certificate, clock=clock, idempotency_key="nightly") as api,
+        answering(stub, GATEWAY),
+        pytest.raises(HttpStatusError),
+    ):
+        api.call("PUT", "/api/v1/groups/g", {})
+    assert stub.keys == ["nightly"] * 4
+
+
+def test_a_named_command_names_each_of_its_changes(stub, certificate):
+    with (
+        OperatorApi(stub.url, token=TOKEN, ca=certificate, idempotency_key="nightly") as api,
+        answering(stub, in_turn()),
+    ):
+        for method in ("POST", "GET", "PUT"):
+            api.call(method, "/api/v1/rollouts", {})
+    assert stub.keys == ["nightly", None, "nightly.2"]
 
 
 def test_silence_is_slow(stub, api, monkeypatch):

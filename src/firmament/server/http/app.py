@@ -40,6 +40,7 @@ from firmament.server.http.connection import DeviceConnection
 from firmament.server.http.device_api import PREFIX, DeviceApi, extend_horizon
 from firmament.server.http.downloads import CutOffError, Downloads
 from firmament.server.http.messages import GoneError, answer, new_request_id, problem, unexpected
+from firmament.server.http.once import Once
 from firmament.server.http.operator_api import OperatorApi
 from firmament.server.http.tls import make_context, server_certificate
 from firmament.server.inventory.service import Registrar
@@ -401,7 +402,7 @@ class Application:
             min_rate_bytes_per_s=settings.min_download_bytes_per_s,
         )
         self._devices = DeviceApi(parts, downloads)
-        self.operators = make_operator_app(parts)
+        self.operators = Once(make_operator_app(parts), parts)
         self.pages = make_pages(self.operators) if make_pages is not None else None
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:

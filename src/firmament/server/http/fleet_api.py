@@ -104,7 +104,7 @@ class FleetApi(OperatorPart):
         check(product, PRODUCT, what="The product name")
         check(version, VERSION, what="The version")
         now = self._parts.clock.now()
-        attempt_id = await self._parts.database.submit(
+        attempt_id = await self._change(
             lambda connection: attempts.assign(
                 connection, scope, device_id=device_id, product=product, version=version, now=now
             )
@@ -114,7 +114,7 @@ class FleetApi(OperatorPart):
     async def unassign(self, request: Request, device_id: str) -> dict[str, Any]:
         """Cancel the open attempt."""
         scope, now = await self._scope(request), self._parts.clock.now()
-        attempt_id = await self._parts.database.submit(
+        attempt_id = await self._change(
             lambda connection: attempts.unassign(connection, scope, device_id=device_id, now=now)
         )
         return {"attempt_id": attempt_id}
@@ -129,7 +129,7 @@ class FleetApi(OperatorPart):
 
     async def _set_disabled(self, request: Request, device_id: str, *, disabled: bool) -> Response:
         scope, now = await self._scope(request), self._parts.clock.now()
-        await self._parts.database.submit(
+        await self._change(
             lambda connection: inventory.set_disabled(connection, scope, device_id, disabled=disabled, now=now)
         )
         return Response(status_code=204)
@@ -143,7 +143,7 @@ class FleetApi(OperatorPart):
         lifetime = timedelta(seconds=fields.integer("expires_in_s", minimum=1, maximum=366 * DAY_S))
         uses = fields.integer("uses", minimum=1, default=1)
         now = self._parts.clock.now()
-        token = await self._parts.database.submit(
+        token = await self._change(
             lambda connection: inventory.issue_enrolment_token(
                 connection, scope, product=product, hardware=hardware, lifetime=lifetime, uses=uses, now=now
             )
@@ -163,7 +163,7 @@ class FleetApi(OperatorPart):
             hpke_public_key=fields.hex_bytes("hpke_public_key", length=HPKE_PUBLIC_KEY_LENGTH_BYTES),
         )
         now = self._parts.clock.now()
-        enrolled = await self._parts.database.submit(
+        enrolled = await self._change(
             lambda connection: inventory.enrol_with_request(connection, scope, self._parts.registrar, applicant, now)
         )
         return EnrolReply(enrolled.device_id, enrolled.certificate_chain_pem).to_json()

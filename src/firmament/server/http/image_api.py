@@ -131,7 +131,7 @@ class ImageApi(OperatorPart):
         scope = await self._scope(request)
         channel = (await self._fields(request)).text("channel", max_length=63, pattern=CHANNEL)
         now = self._parts.clock.now()
-        await self._parts.database.submit(
+        await self._change(
             lambda connection: releases.promote(
                 connection, scope, product=product, version=version, channel=channel, now=now
             )

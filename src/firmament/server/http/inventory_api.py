@@ -89,7 +89,7 @@ class InventoryApi(OperatorPart):
         ids = fields.texts("ids", max_items=groups.MAX_MEMBERS_AT_ONCE, optional=True)
         add, remove = _labels(fields, "add"), _labels(fields, "remove")
         expect, now = fields.maybe("expect_count", fields.integer), self._parts.clock.now()
-        changed = await self._parts.database.submit(
+        changed = await self._change(
             lambda connection: places.change_tags(
                 connection, scope, query=query, ids=ids, add=add, remove=remove, expect_count=expect, now=now
             )
@@ -101,7 +101,7 @@ class InventoryApi(OperatorPart):
         scope, fields, now = await self._scope(request), await self._fields(request), self._parts.clock.now()
         site = fields.text("site", max_length=MAX_LABEL, default="") or None
         gateway = fields.text("gateway", max_length=MAX_LABEL, default="") or None
-        await self._parts.database.submit(
+        await self._change(
             lambda connection: places.place_device(
                 connection, scope, device_id=device_id, site=site, gateway=gateway, now=now
             )
@@ -126,15 +126,13 @@ class InventoryApi(OperatorPart):
         """Make or change a group."""
         scope, fields, now = await self._scope(request), await self._fields(request), self._parts.clock.now()
         query = fields.text("query", max_length=4000, default="")
-        await self._parts.database.submit(
-            lambda connection: groups.save_group(connection, scope, name=name, query=query, now=now)
-        )
+        await self._change(lambda connection: groups.save_group(connection, scope, name=name, query=query, now=now))
         return Response(status_code=204)
 
     async def delete_group(self, request: Request, name: str) -> Response:
         """Remove a group."""
         scope, now = await self._scope(request), self._parts.clock.now()
-        await self._parts.database.submit(lambda connection: groups.delete_group(connection, scope, name=name, now=now))
+        await self._change(lambda connection: groups.delete_group(connection, scope, name=name, now=now))
         return Response(status_code=204)
 
     async def change_members(self, request: Request, name: str) -> dict[str, Any]:
@@ -143,7 +141,7 @@ class InventoryApi(OperatorPart):
         add = fields.texts("add", max_items=groups.MAX_MEMBERS_AT_ONCE, optional=True)
         remove = fields.texts("remove", max_items=groups.MAX_MEMBERS_AT_ONCE, optional=True)
         now = self._parts.clock.now()
-        changed = await self._parts.database.submit(
+        changed = await self._change(
             lambda connection: groups.change_members(connection, scope, name=name, add=add, remove=remove, now=now)
         )
         return {"changed": changed}
@@ -156,15 +154,13 @@ class InventoryApi(OperatorPart):
         """Save a query under a name."""
         scope, fields, now = await self._scope(request), await self._fields(request), self._parts.clock.now()
         query = fields.text("query", max_length=4000)
-        await self._parts.database.submit(
-            lambda connection: groups.save_filter(connection, scope, name=name, query=query, now=now)
-        )
+        await self._change(lambda connection: groups.save_filter(connection, scope, name=name, query=query, now=now))
         return Response(status_code=204)
 
     async def delete_filter(self, request: Request, name: str) -> Response:
         """Remove a saved filter."""
         scope = await self._scope(request)
-        await self._parts.database.submit(lambda connection: groups.delete_filter(connection, scope, name=name))
+        await self._change(lambda connection: groups.delete_filter(connection, scope, name=name))
         return Response(status_code=204)
 
     async def list_sites(self, request: Request) -> dict[str, Any]:
@@ -177,7 +173,7 @@ class InventoryApi(OperatorPart):
     async def save_site(self, request: Request, name: str) -> Response:
         """Make a site."""
         scope, now = await self._scope(request), self._parts.clock.now()
-        await self._parts.database.submit(lambda connection: places.save_site(connection, scope, name=name, now=now))
+        await self._change(lambda connection: places.save_site(connection, scope, name=name, now=now))
         return Response(status_code=204)
 
 

@@ -14,9 +14,11 @@ from firmament.core.canonical import decode_object
 from firmament.core.fields import Fields
 from firmament.core.ids import PRODUCT, check
 from firmament.errors import MalformedError, NotFoundError, UnauthenticatedError
+from firmament.server import repeats
 from firmament.server.http import shapes
 from firmament.server.http.callers import identify
 from firmament.server.http.messages import read_body
+from firmament.server.http.once import CLAIM
 from firmament.server.scope import Action
 
 if TYPE_CHECKING:
@@ -71,8 +73,16 @@ class OperatorPart:
         return bearer_token(request)
 
     async def _change(self, change: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a service's change in a transaction."""
-        return await self._parts.database.submit(lambda connection: change(connection, *args, **kwargs))
+        """Run a service's change in a transaction; one with an idempotency key is written down with it."""
+        claim = CLAIM.get()
+
+        def job(connection: Connection) -> T:
+            done = change(connection, *args, **kwargs)
+            if claim is not None:
+                repeats.mark(connection, claim)
+            return done
+
+        return await self._parts.database.submit(job)
 
     async def _read(self, ask: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a service's query on a connection."""

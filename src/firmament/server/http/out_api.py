@@ -116,9 +116,7 @@ class OutApi(OperatorPart):
     async def acknowledge(self, request: Request, number: int) -> dict[str, Any]:
         """Say that somebody has seen it."""
         scope, now = await self._scope(request), self._parts.clock.now()
-        return await self._parts.database.submit(
-            lambda connection: notifications.acknowledge(connection, scope, number, now)
-        )
+        return await self._change(lambda connection: notifications.acknowledge(connection, scope, number, now))
 
     # --- outlets ---------------------------------------------------------------------------
 
@@ -145,7 +143,7 @@ class OutApi(OperatorPart):
         _check_kinds(kinds)
         is_escalation = fields.boolean("is_escalation", default=False)
         now = self._parts.clock.now()
-        outlet, secret = await self._parts.database.submit(
+        outlet, secret = await self._change(
             lambda connection: outlets.add_outlet(
                 connection,
                 scope,
@@ -163,7 +161,7 @@ class OutApi(OperatorPart):
     async def remove_outlet(self, request: Request, name: str) -> Response:
         """Remove one."""
         scope, now = await self._manager(request), self._parts.clock.now()
-        await self._parts.database.submit(lambda connection: outlets.remove_outlet(connection, scope, name, now))
+        await self._change(lambda connection: outlets.remove_outlet(connection, scope, name, now))
         return Response(status_code=204)
 
     async def list_deliveries(self, request: Request, name: str) -> dict[str, Any]:
@@ -189,7 +187,7 @@ class OutApi(OperatorPart):
         fields = await self._fields(request)
         replay_from = fields.integer("replay_from", minimum=1) if "replay_from" in fields else None
         now = self._parts.clock.now()
-        outlet = await self._parts.database.submit(
+        outlet = await self._change(
             lambda connection: outlets.enable(connection, scope, name, now, replay_from=replay_from)
         )
         return _shown(outlet)
@@ -200,7 +198,7 @@ class OutApi(OperatorPart):
         duration_s = (await self._fields(request)).integer("for_s", maximum=366 * DAY_S)
         now = self._parts.clock.now()
         until = int(now.timestamp()) + duration_s if duration_s else 0
-        await self._parts.database.submit(lambda connection: outlets.mute(connection, scope, name, until, now))
+        await self._change(lambda connection: outlets.mute(connection, scope, name, until, now))
         return _shown(await self._read(outlets.get_outlet, scope, name))
 
     # --- the stream ------------------------------------------------------------------------

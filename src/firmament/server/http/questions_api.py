@@ -51,9 +51,7 @@ class QuestionsApi(OperatorPart):
             name: fields.text(name, max_length=64) for name in ("device_id", "old_version", "new_version", "status")
         }
         now = self._parts.clock.now()
-        await self._parts.database.submit(
-            lambda connection: questions.record_update(connection, scope, now=now, **words)
-        )
+        await self._change(lambda connection: questions.record_update(connection, scope, now=now, **words))
         return Response(status_code=204)
 
     async def get_device_info(self, request: Request, device_id: str) -> dict[str, Any]:

@@ -144,7 +144,7 @@ class RolloutApi(OperatorPart):
             )
             return view.show_rollout(connection, scope, made)
 
-        return await self._parts.database.submit(make)
+        return await self._change(make)
 
     async def list_rollouts(self, request: Request) -> dict[str, Any]:
         """List."""
@@ -223,7 +223,7 @@ class RolloutApi(OperatorPart):
                 rollout: RolloutRecord = actions.act(connection, scope, rollout_id, action, asked, now)
                 return view.show_rollout(connection, scope, rollout)
 
-            shown = await self._parts.database.submit(do)
+            shown = await self._change(do)
             await self._parts.database.read(self._parts.board.refresh)
             return shown
 
@@ -246,7 +246,7 @@ class RolloutApi(OperatorPart):
         """Put into quarantine."""
         scope, fields, now = await self._scope(request), await self._fields(request), self._parts.clock.now()
         reason = fields.text("reason", max_length=actions.MAX_REASON)
-        await self._parts.database.submit(
+        await self._change(
             lambda connection: service.quarantine(connection, scope, device_id=device_id, reason=reason, now=now)
         )
         return Response(status_code=204)
@@ -254,9 +254,7 @@ class RolloutApi(OperatorPart):
     async def release(self, request: Request, device_id: str) -> Response:
         """Take out of quarantine."""
         scope, now = await self._scope(request), self._parts.clock.now()
-        await self._parts.database.submit(
-            lambda connection: service.release_device(connection, scope, device_id=device_id, now=now)
-        )
+        await self._change(lambda connection: service.release_device(connection, scope, device_id=device_id, now=now))
         return Response(status_code=204)
 
     async def clear_failures(self, request: Request) -> dict[str, Any]:
@@ -265,7 +263,7 @@ class RolloutApi(OperatorPart):
         devices = fields.texts("ids", max_items=service.MAX_CLEARED, min_items=1)
         release = fields.text("release", max_length=200) if "release" in fields else None
         now = self._parts.clock.now()
-        changed = await self._parts.database.submit(
+        changed = await self._change(
             lambda connection: service.clear_failures(connection, scope, devices=devices, release=release, now=now)
         )
         return {"changed": changed}

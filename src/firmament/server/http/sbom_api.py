@@ -81,7 +81,7 @@ class SbomApi(OperatorPart):
                 connection, scope, product=product, version=version, digest=wanted, components=components, now=now
             )
 
-        findings = await self._parts.database.submit(keep)
+        findings = await self._change(keep)
         return {
             "release": f"{product}/{version}",
             "digest": str(wanted),
@@ -116,7 +116,7 @@ class SbomApi(OperatorPart):
         scope.require(Action.IMPORT_EVIDENCE)
         statements = await asyncio.to_thread(read_statements, await self._body(request, MAX_STATEMENT_LENGTH_BYTES))
         now = self._parts.clock.now()
-        findings = await self._parts.database.submit(lambda connection: store.state(connection, scope, statements, now))
+        findings = await self._change(lambda connection: store.state(connection, scope, statements, now))
         return {"vulnerabilities": [statement.name for statement in statements], "findings": findings}
 
     async def list_all(self, request: Request) -> dict[str, Any]:
@@ -134,7 +134,7 @@ class SbomApi(OperatorPart):
     async def drop(self, request: Request, name: str) -> Response:
         """Forget one."""
         scope, now = await self._scope(request), self._parts.clock.now()
-        await self._parts.database.submit(lambda connection: store.drop(connection, scope, name, now))
+        await self._change(lambda connection: store.drop(connection, scope, name, now))
         return Response(status_code=204)
 
     async def compliance(self, request: Request) -> dict[str, Any]:

@@ -164,3 +164,20 @@ owner_choice: Final = Table(
     Column("opted_out_at", BigInteger),
 )
 """Whether an owner switched updates off, by the newest opt-out or opt-in."""
+
+repeat: Final = Table(
+    "repeat",
+    metadata,
+    Column("tenant_id", Integer, primary_key=True),
+    Column("actor", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("digest", LargeBinary, nullable=False),
+    Column("nonce", LargeBinary, nullable=False),
+    Column("begun_at", BigInteger, nullable=False),
+    Column("is_done", Integer, nullable=False, server_default="0"),
+    Column("status", Integer),
+    Column("sealed_answer", LargeBinary),
+    Column("expires_at", BigInteger, nullable=False),
+)
+Index("ix_repeat_expires_at", repeat.c.expires_at)
+"""Idempotency keys (repeats.py): what was asked under a name, whether it was done, and the first answer."""
