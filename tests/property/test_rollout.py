@@ -23,10 +23,12 @@ numbers = st.integers(0, DEVICES - 1)
 
 
 class Rollouts(RuleBasedStateMachine):
+    kind = "sqlite"
+
     def __init__(self):
         super().__init__()
         self.directory = Path(tempfile.mkdtemp())
-        self.world = RolloutWorld(self.directory)
+        self.world = RolloutWorld(self.directory, kind=self.kind)
         self.world.release("2.0", 2, revertible_to=1)
         for number in range(DEVICES):
             self.world.add_device(site=f"site-{number % 3}", hardware="rpi5" if number % 4 == 0 else "rpi4")
@@ -68,7 +70,6 @@ class Rollouts(RuleBasedStateMachine):
             lifetime_s=LIFETIME_S,
         )
         self.rollout_id = self.world.create(policy=self.policy, scope=ADMIN)
-        self.world.tick()
 
     # --- what can happen -------------------------------------------------------------------
 
@@ -163,6 +164,11 @@ class Rollouts(RuleBasedStateMachine):
             self.world.tell(device, "refused", code="trust/rollback")
         device.attempt_id = None
 
+    @rule()
+    def step(self):
+        """One piece of the loops' work; devices and people may come between two."""
+        self.world.step()
+
     @rule(seconds=st.sampled_from([1, 60, 60, 700, 4000, 90_000]))
     def wait(self, seconds):
         self.world.tick(seconds)
@@ -177,11 +183,14 @@ class Rollouts(RuleBasedStateMachine):
             self.act_or_not(action)
 
     def act_or_not(self, action):
+        said, problem = self.world.preview(self.rollout_id, action), ""
         try:
-            self.world.act(self.rollout_id, action, scope=ADMIN, reason="because")
-        except ConflictError:
-            return
-        self.world.tick()
+            self.world.act(self.rollout_id, action, scope=ADMIN, reason="because", expect_count=said["count"])
+        except ConflictError as error:
+            problem = error.problem
+        assert (said["is_possible"], said["why_not"]) == (not problem, problem), "the preview said something else"
+        if not problem:
+            self.world.tick()
 
     @rule()
     def join(self):
@@ -221,7 +230,7 @@ class Rollouts(RuleBasedStateMachine):
         )
         assert all(row["n"] <= (caps.starts_per_minute or DEVICES * 9) for row in started)
         open_attempts = self.world.db.execute(
-            "SELECT COUNT(*) AS n FROM attempt WHERE active = 1 GROUP BY device_id HAVING n > 1"
+            "SELECT COUNT(*) AS n FROM attempt WHERE active = 1 GROUP BY device_id HAVING COUNT(*) > 1"
         ).fetchall()
         assert open_attempts == []
 
@@ -281,9 +290,14 @@ def reachable(status):
     return found
 
 
+class RolloutsOnPostgresql(Rollouts):
+    kind = "postgresql"
+
+
 TestRollouts = Rollouts.TestCase
-TestRollouts.settings = settings(
-    max_examples=20,
+TestRolloutsOnPostgresql = RolloutsOnPostgresql.TestCase
+TestRollouts.settings = TestRolloutsOnPostgresql.settings = settings(
+    max_examples=12,
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=list(HealthCheck),

@@ -1,15 +1,12 @@
 """A server's rollout functions over a real database file, and devices that call and report, on a clock of ours."""
 
-import atexit
 import contextlib
 import dataclasses
-import functools
 import json
 import os
-import shutil
-import tempfile
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+
+from support.databases import fresh_target
 
 from firmament.core import canonical
 from firmament.core.digest import Digest
@@ -21,13 +18,12 @@ from firmament.server import device_link, seen
 from firmament.server.attempts import service as attempts
 from firmament.server.attempts.machine import AttemptState
 from firmament.server.attempts.model import OpenAttempt
-from firmament.server.database.connection import connect, transact
-from firmament.server.database.migrate import migrate
+from firmament.server.database.opening import command_database
 from firmament.server.device_link import Intervals, Session
 from firmament.server.inventory.model import Device
 from firmament.server.inventory.service import BUCKETS
 from firmament.server.inventory.store import ATTEMPT_QUERY, LINK_QUERY, decode_manifest
-from firmament.server.rollouts import actions, facts, loops, offers, reasons, service, store, view, why
+from firmament.server.rollouts import actions, facts, loops, offers, permitted, reasons, service, store, view, why
 from firmament.server.rollouts.model import Policy
 from firmament.server.scope import Role, Scope, of_device
 
@@ -36,17 +32,6 @@ OPERATOR = Scope(1, "person:olga", Role.OPERATOR)
 APPROVER = Scope(1, "person:anna", Role.APPROVER)
 ADMIN = Scope(1, "person:ada", Role.ADMIN)
 IMAGE = b"image of "
-
-
-@functools.cache
-def _template():
-    """A migrated file, made once: migrating is slower than a whole rollout."""
-    directory = Path(tempfile.mkdtemp())
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    migrate(directory / "firmament.db")
-    with contextlib.closing(connect(directory / "firmament.db")) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return directory / "firmament.db"
 
 
 @dataclasses.dataclass
@@ -68,11 +53,14 @@ class SimpleDevice:
 class RolloutWorld:
     """See the head of this file."""
 
-    def __init__(self, directory, *, devices=0, product="thermo", hardware="rpi4"):
-        shutil.copy(_template(), directory / "firmament.db")
-        self.db = connect(directory / "firmament.db")
-        # The tests ask what is decided, not what survives a power cut.
-        self.db.execute("PRAGMA synchronous = OFF")
+    def __init__(self, directory, *, kind="sqlite", devices=0, product="thermo", hardware="rpi4"):
+        self.target = fresh_target(kind, directory)
+        self._opened = contextlib.ExitStack()
+        self.commands = self._opened.enter_context(command_database(self.target))
+        self.db = self.commands.connection
+        if kind == "sqlite":
+            # The tests ask what is decided, not what survives a power cut; the PostgreSQL of the tests does without too.
+            self.db.execute("PRAGMA synchronous = OFF")
         self.now = START
         self.devices: list[SimpleDevice] = []
         self.db.execute("INSERT INTO product(id, tenant_id, name, created_at) VALUES (1, 1, ?, 0)", (product,))
@@ -81,7 +69,7 @@ class RolloutWorld:
             self.add_device(hardware=hardware)
 
     def close(self):
-        self.db.close()
+        self._opened.close()
 
     def release(self, version, sequence_number, **changes):
         data = IMAGE + version.encode()
@@ -133,13 +121,17 @@ class RolloutWorld:
         self.now += timedelta(seconds=seconds)
 
     def submit(self, job):
-        return transact(self.db, job)
+        return self.commands.transact(job)
+
+    def step(self):
+        """Let the loops do one piece of their work; return whether they want more at once."""
+        return self.submit(lambda connection: loops.tick(connection, self.now))
 
     def tick(self, seconds=0.0):
         """Let time pass, then let the loops do all they want to do now."""
         self.pass_time(seconds)
         for _ in range(200):
-            if not self.submit(lambda connection: loops.tick(connection, self.now)):
+            if not self.step():
                 return
         raise AssertionError("the loops never rest")
 
@@ -162,6 +154,9 @@ class RolloutWorld:
         return self.submit(
             lambda connection: actions.act(connection, scope, rollout_id, action, actions.Request(**changes), self.now)
         )
+
+    def preview(self, rollout_id, action, *, scope=ADMIN, exclude=""):
+        return permitted.preview(self.db, scope, rollout_id, action, exclude=exclude, now=self.now)
 
     def rollout(self, rollout_id, scope=ADMIN):
         return view.show_rollout(self.db, scope, store.get_rollout(self.db, scope, rollout_id))

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import urlencode
 
 import click
 
@@ -270,7 +271,8 @@ def _act(
     out = output()
     place = f"{BASE}/{element(rollout)}"
     with server() as client:
-        preview = client.call("GET", f"{place}/actions/{name}")
+        asked = f"?{urlencode({'exclude': exclude})}" if exclude else ""
+        preview = client.call("GET", f"{place}/actions/{name}{asked}")
         if dry_run:
             out.document("rollout-action", preview, lines=action_lines(preview))
             return

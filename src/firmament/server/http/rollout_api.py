@@ -10,7 +10,7 @@ from firmament.errors import MalformedError
 from firmament.server.http import rollout_shapes as shapes
 from firmament.server.http.operator_base import INTEGER, OBJECT, TEXT, OperatorPart, query_integer
 from firmament.server.http.shapes import takes
-from firmament.server.rollouts import actions, facts, plan, reasons, service, store, view, why
+from firmament.server.rollouts import actions, facts, permitted, plan, reasons, service, store, view, why
 from firmament.server.rollouts.model import Policy, decode_policy
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class RolloutApi(OperatorPart):
         router.get(
             one + "/actions/{action}", response_model=shapes.ActionPreview, summary="Say what an action would do"
         )(self.preview)
-        for action, rule in actions.RULES.items():
+        for action, rule in permitted.RULES.items():
             router.post(
                 f"{one}/{action}",
                 response_model=shapes.Rollout,
@@ -206,7 +206,11 @@ class RolloutApi(OperatorPart):
 
     async def preview(self, request: Request, rollout_id: str, action: str) -> dict[str, Any]:
         """Say what an action would do."""
-        return await self._read(actions.preview, await self._readable(request), rollout_id, action)
+        exclude = request.query_params.get("exclude", "")[: MAX_QUERY + 1]
+        now = self._parts.clock.now()
+        return await self._read(
+            permitted.preview, await self._readable(request), rollout_id, action, exclude=exclude, now=now
+        )
 
     def _acting(self, action: str) -> Any:
         async def handle(request: Request, rollout_id: str) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class Board:
         if target.status is TargetStatus.REVERTING:
             return True
         entry = self._entries.get(target.rollout_row)
-        if entry is None or target.status not in _BEGINS or target.not_before > now.timestamp():
+        if entry is None or target.wave == 0 or target.status not in _BEGINS or target.not_before > now.timestamp():
             return False
         lane = entry.policy.old_stock
         if lane is not None and sequence_number < lane.sequence_below and entry.open_wave > 1:

@@ -127,7 +127,7 @@ def _deal_chunk(connection: Connection, rollout: RolloutRecord) -> None:
     ends = boundaries(waves, rollout.total, _named_counts(connection, rollout, waves))
     place, device_row = divmod(rollout.fill_cursor, _DEVICE_ROWS)
     rows = connection.execute(
-        "SELECT place, device_id FROM rollout_target WHERE rollout_id = ? AND (place, device_id) > (?, ?) "
+        "SELECT place, device_id, status FROM rollout_target WHERE rollout_id = ? AND (place, device_id) > (?, ?) "
         "ORDER BY place, device_id LIMIT ?",
         (rollout.row_id, place, device_row, CHUNK),
     ).fetchall()
@@ -136,8 +136,10 @@ def _deal_chunk(connection: Connection, rollout: RolloutRecord) -> None:
         for offset, row in enumerate(rows)
     ]
     connection.executemany("UPDATE rollout_target SET wave = ? WHERE rollout_id = ? AND device_id = ?", moves)
-    for wave, n in Counter(move[0] for move in moves).items():
-        add_count(connection, rollout.tenant_id, rollout.row_id, wave, TargetStatus.WAITING, n)
+    # Nobody starts before its wave is known, but a poll or a person may have had it skipped meanwhile.
+    dealt = Counter((move[0], TargetStatus(row["status"])) for move, row in zip(moves, rows, strict=True))
+    for (wave, status), n in dealt.items():
+        add_count(connection, rollout.tenant_id, rollout.row_id, wave, status, n)
     is_last = len(rows) < CHUNK
     cursor = 0 if is_last else rows[-1]["place"] * _DEVICE_ROWS + rows[-1]["device_id"]
     connection.execute(

@@ -9,7 +9,7 @@ from firmament.server.attempts.opening import Origin, cancel_attempt, open_attem
 from firmament.server.rollouts.decide import Code, deadline
 from firmament.server.rollouts.facts import ask_about_start
 from firmament.server.rollouts.follow import rhythm
-from firmament.server.rollouts.machine import TargetStatus
+from firmament.server.rollouts.machine import ENDED, TargetStatus
 from firmament.server.rollouts.stop import engine_scope
 from firmament.server.rollouts.store import RolloutRecord, by_row
 from firmament.server.rollouts.targets import (
@@ -70,8 +70,11 @@ def begin(connection: Connection, device_row: int, device: DeviceFacts, poll: Po
         return _begin_way_back(connection, target, device, now)
     if target.status is TargetStatus.SILENT:
         # It calls again, and its attempt was taken back meanwhile: from the start.
-        moved = move_target(connection, target, TargetStatus.WAITING, now_s=int(now.timestamp()))
-        if moved is None:
+        is_over = by_row(connection, target.rollout_id).state in ENDED
+        moved = move_target(
+            connection, target, TargetStatus.WAITING, now_s=int(now.timestamp()), stays_active=not is_over
+        )
+        if moved is None or is_over:
             return False
         target = moved
     question, rollout = ask_about_start(connection, target, now=now, poll=poll, device=device)

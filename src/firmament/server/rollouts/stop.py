@@ -82,5 +82,10 @@ def begin_revert(
     """Start bringing updated devices back; the loop does it chunk by chunk."""
     set_gate(connection, rollout.row_id, 0)
     moved = move_rollout(connection, scope, rollout, RolloutEvent.REVERT, now, reason=reason)
-    connection.execute("UPDATE rollout SET fill_cursor = 0 WHERE id = ?", (rollout.row_id,))
+    # One that had ended and let go of its devices does so once more when it has ended again.
+    connection.execute(
+        "UPDATE rollout SET fill_cursor = 0, fill_step = CASE WHEN fill_step = 'over' THEN 'done' ELSE fill_step END "
+        "WHERE id = ?",
+        (rollout.row_id,),
+    )
     return moved

@@ -160,8 +160,9 @@ def _is_free(connection: Connection, target: Target) -> bool:
 
 
 def count(connection: Connection, target: Target, status: TargetStatus, n: int) -> None:
-    """Add to one counter."""
-    add_count(connection, target.tenant_id, target.rollout_id, target.wave, status, n)
+    """Add to one counter; a target that has no wave yet is counted when it is dealt into one (`fill.py`)."""
+    if target.wave:
+        add_count(connection, target.tenant_id, target.rollout_id, target.wave, status, n)
 
 
 def add_count(connection: Connection, tenant_id: int, rollout_id: int, wave: int, status: TargetStatus, n: int) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from firmament.server.rollouts.actions import describe
 from firmament.server.rollouts.decide import Code, WaveView
 from firmament.server.rollouts.machine import WAITS_FOR, RolloutState, TargetStatus, WaveState
 from firmament.server.rollouts.model import add_counts
+from firmament.server.rollouts.permitted import look
 from firmament.server.rollouts.reasons import find_common, sentence
 from firmament.server.rollouts.selection import SENTENCES
 from firmament.server.rollouts.store import waves_of
@@ -148,7 +148,7 @@ def _halt(connection: Connection, scope: Scope, rollout: RolloutRecord, waves: l
         "in_flight_done_by": done_by,
         "updated": counts.of(TargetStatus.UPDATED),
         "common": common.to_json() if common is not None else None,
-        "next_actions": [describe(connection, scope, rollout, action) for action in NEXT_ACTIONS],
+        "next_actions": [look(connection, scope, rollout, action).show() for action in NEXT_ACTIONS],
         "acknowledged_by": rollout.acknowledged_by or None,
     }
     return {**shown, "sentence": halt_sentence(shown, rollout.state)}

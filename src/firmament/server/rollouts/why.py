@@ -304,6 +304,8 @@ def _wave_open(q: Question) -> Finding | None:
     if q.rollout is None or q.target is None:
         return None
     facts = {"wave": q.target.wave, "open": q.rollout.open_wave}
+    if q.target.wave == 0:
+        return Finding("wave-open", Verdict.WAIT, "The devices are still being dealt into waves.", facts)
     if q.target.wave <= q.rollout.open_wave:
         return Finding("wave-open", Verdict.PASS, f"Wave {q.target.wave} is open.", facts)
     if is_old_stock(q) and q.rollout.open_wave > 1:

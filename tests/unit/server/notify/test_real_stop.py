@@ -13,8 +13,8 @@ from firmament.server.rollouts.model import GatePolicy, Policy, WaveSpec
 
 
 @pytest.fixture
-def world(tmp_path):
-    found = RolloutWorld(tmp_path, devices=24)
+def world(tmp_path, database_kind):
+    found = RolloutWorld(tmp_path, kind=database_kind, devices=24)
     for _ in range(16):
         found.add_device(hardware="rpi5")
     found.release("2.0", 2)

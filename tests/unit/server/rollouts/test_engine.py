@@ -1,14 +1,24 @@
 """Rollouts over a real database file, driven by devices that poll and report, on a clock of ours."""
 
+import asyncio
+import itertools
+from pathlib import Path
+
 import pytest
 from support.rollout_world import ADMIN, APPROVER, OPERATOR, rollout_world
 
+from firmament.core.clock import SystemClock
 from firmament.core.manifest import Requires, UpdateClass
-from firmament.errors import ConflictError, ForbiddenError, MalformedError, SecondPersonError
+from firmament.errors import ConflictError, FirmamentError, ForbiddenError, MalformedError, SecondPersonError
+from firmament.protocol.v1.messages import PollRequest
 from firmament.server.attempts import service as attempts
 from firmament.server.consent import rules
 from firmament.server.consent.model import Level, Mode
-from firmament.server.rollouts import actions, facts, plan, service, why
+from firmament.server.database.opening import open_database
+from firmament.server.inventory.model import Device
+from firmament.server.inventory.store import LINK_QUERY
+from firmament.server.rollouts import actions, facts, loops, offers, permitted, plan, service, why
+from firmament.server.rollouts.machine import RolloutState
 from firmament.server.rollouts.model import (
     Advance,
     Caps,
@@ -28,8 +38,8 @@ LAX = GatePolicy(limit_ratio=1.0, health=False)
 
 
 @pytest.fixture
-def world(tmp_path):
-    with rollout_world(tmp_path, devices=30) as made:
+def world(tmp_path, database_kind):
+    with rollout_world(tmp_path, kind=database_kind, devices=30) as made:
         made.release("2.0", 2, revertible_to=1)
         yield made
 
@@ -171,8 +181,8 @@ def test_caps_and_rate_are_never_exceeded(world):
     assert world.rollout(rollout_id)["counts"]["waiting"] == 25
 
 
-def test_a_site_has_a_cap_of_its_own(tmp_path):
-    with rollout_world(tmp_path) as world:
+def test_a_site_has_a_cap_of_its_own(tmp_path, database_kind):
+    with rollout_world(tmp_path, kind=database_kind) as world:
         world.release("2.0", 2)
         for number in range(8):
             world.add_device(site=f"site-{number % 2}")
@@ -182,10 +192,10 @@ def test_a_site_has_a_cap_of_its_own(tmp_path):
         assert world.why(world.devices[-1]).facts["limit"] == "site"
 
 
-def test_windows_are_on_the_devices_own_clock(tmp_path):
+def test_windows_are_on_the_devices_own_clock(tmp_path, database_kind):
     from datetime import time
 
-    with rollout_world(tmp_path) as world:  # it is 12:00 UTC
+    with rollout_world(tmp_path, kind=database_kind) as world:  # it is 12:00 UTC
         world.release("2.0", 2)
         east = world.add_device(attributes={"zone": "Asia/Tokyo"})  # 21:00
         here = world.add_device()
@@ -309,10 +319,10 @@ def test_an_action_on_an_old_view_is_refused(world):
         world.act(rollout_id, "explode")
     world.act(rollout_id, "resume")
     world.tick()
-    preview = actions.preview(world.db, OPERATOR, rollout_id, "abort")
+    preview = world.preview(rollout_id, "abort", scope=OPERATOR)
     assert preview["is_possible"]
     assert "30 not started stay as they are" in preview["sentence"]
-    viewer = actions.preview(world.db, Scope(1, "person:vic", Role.VIEWER), rollout_id, "abort")
+    viewer = world.preview(rollout_id, "abort", scope=Scope(1, "person:vic", Role.VIEWER))
     assert (viewer["is_possible"], viewer["why_not"]) == (False, "This role may not do that")
 
 
@@ -418,8 +428,8 @@ def test_a_wave_may_wait_for_reported_health_and_sick_devices_stop_a_rollout(wor
     assert (shown["state"], shown["halt"]["code"]) == ("halted", "rollout/health")
 
 
-def test_a_site_confirms_as_a_whole_or_goes_back_as_a_whole(tmp_path):
-    with rollout_world(tmp_path) as world:
+def test_a_site_confirms_as_a_whole_or_goes_back_as_a_whole(tmp_path, database_kind):
+    with rollout_world(tmp_path, kind=database_kind) as world:
         world.release("2.0", 2, revertible_to=1)
         good = [world.add_device(site="good") for _ in range(3)]
         bad = [world.add_device(site="bad") for _ in range(3)]
@@ -480,8 +490,8 @@ def test_an_old_image_that_is_not_published_any_more_is_no_way_back(world):
     assert (shown["state"], shown["state_reason"]["facts"]["kept"]) == ("reverted", 1)
 
 
-def test_failures_are_grouped_with_what_stands_out(tmp_path):
-    with rollout_world(tmp_path) as world:
+def test_failures_are_grouped_with_what_stands_out(tmp_path, database_kind):
+    with rollout_world(tmp_path, kind=database_kind) as world:
         world.release("2.0", 2)
         for number in range(80):
             world.add_device(hardware="rpi5" if number % 4 == 0 else "rpi4")
@@ -567,3 +577,125 @@ def test_where_owners_are_asked_the_release_needs_notes_for_them(world):
         world.create()
     world.release("2.1", 3, notes={"en": "Fixes the clock."})
     world.create(release="thermo/2.1")
+
+
+def test_a_poll_while_targets_are_written_starts_nobody_and_counts_add_up(world):
+    """Between the list of targets and their waves a device has no wave: no gate may take that for an open one."""
+    rollout_id = world.create(policy=Policy(waves=FIVE_AND_REST))
+    newer = world.devices[7]
+    while world.rollout(rollout_id)["is_filled"] is False:
+        assert poll_all(world) == []
+        newer.version, newer.sequence_number = "2.0", 2  # by hand, meanwhile: it is skipped at its poll
+        world.step()
+        world.check_counters()
+    world.tick()
+    assert world.statuses(rollout_id)[newer.device_id] == "skipped"
+    assert world.rollout(rollout_id)["counts"] == {"waiting": 29, "skipped": 1}
+    assert len(poll_all(world)) in {4, 5}
+
+
+def test_every_action_in_every_state_is_what_its_preview_said(world):
+    rollout_id = world.create(policy=Policy(waves=FIVE_AND_REST))
+    world.tick()
+    for updated in (0, 1):
+        for state, action in itertools.product(RolloutState, permitted.RULES):
+            world.db.execute("BEGIN")
+            try:
+                world.db.execute("UPDATE rollout SET state = ?", (state.value,))
+                said, problem = permitted.preview(world.db, APPROVER, rollout_id, action, now=world.now), ""
+                try:
+                    actions.act(world.db, APPROVER, rollout_id, action, actions.Request(reason="why"), world.now)
+                except FirmamentError as error:
+                    problem = error.problem
+                assert (said["is_possible"], said["why_not"]) == (not problem, problem), (state, action)
+            finally:
+                world.db.execute("ROLLBACK")
+        if not updated:
+            world.install(poll_all(world)[0])
+
+
+def test_nothing_goes_back_where_nothing_was_updated(world):
+    rollout_id = world.create(policy=Policy(waves=FIVE_AND_REST))
+    world.tick()
+    assert world.preview(rollout_id, "revert")["why_not"] == "No device was updated"
+    with pytest.raises(ConflictError, match="No device was updated"):
+        world.act(rollout_id, "revert", scope=ADMIN, reason="because")
+    assert world.rollout(rollout_id)["state"] == "running"
+
+
+def test_a_preview_says_whom_resume_leaves_out(world):
+    rollout_id = world.create(policy=Policy(waves=ONE_WAVE, caps=Caps(total=2)))
+    world.tick()
+    left_out = world.devices[20]
+    world.act(rollout_id, "pause")
+    query = f"id={left_out.device_id}"
+    said = world.preview(rollout_id, "resume", exclude=query)
+    assert (said["count"], said["counts"]) == (29, {"waiting": 29, "skipped": 1})
+    assert said["sentence"].startswith("29 devices go on")
+    with pytest.raises(MalformedError, match="Only resume"):
+        world.preview(rollout_id, "abort", exclude=query)
+    with pytest.raises(ConflictError, match="Another number"):
+        world.act(rollout_id, "resume", exclude=query, expect_count=30)
+    world.act(rollout_id, "resume", exclude=query, expect_count=29)
+    world.tick()
+    assert world.rollout(rollout_id)["counts"] == said["counts"]
+
+
+def test_an_ended_rollout_keeps_no_device_for_itself(world):
+    """A device that was silent calls again after the end; one that goes back from an ended rollout is free after."""
+    rollout_id = world.create(
+        policy=Policy(waves=ONE_WAVE, dynamic=True, gate=GatePolicy(limit_ratio=1.0, silence_floor_s=600))
+    )
+    world.tick()
+    started = poll_all(world)
+    world.install(started[0])
+    for device in started[1:]:
+        world.tell(device, "fetching")
+    world.tick(100_000)
+    world.act(rollout_id, "abort")
+    world.tick()
+    poll_all(world)
+    for action in ("retry-failed", "revert"):
+        if world.preview(rollout_id, action)["is_possible"]:
+            world.act(rollout_id, action, scope=ADMIN, reason="because")
+            world.tick()
+            world.tick(100_000)
+    assert world.rollout(rollout_id)["state"] == "reverted"
+    held = world.db.execute("SELECT COUNT(*) AS n FROM rollout_target WHERE active = 1 AND status = 'waiting'")
+    assert held.fetchone()["n"] == 0
+
+
+def test_polls_reports_and_loops_at_the_same_time_keep_the_counts(world):
+    """Through the servers' own writers, two of them where the database takes two, while the list is being written."""
+
+    async def play():
+        databases = [
+            open_database(world.target, SystemClock()) for _ in range(1 if isinstance(world.target, Path) else 2)
+        ]
+        try:
+            asks = PollRequest(nonce=bytes(16), version="1.0", sequence_number=1, boot_id="boot-1")
+            poll = offers.polled(asks)
+
+            async def live(number):
+                row, database = world.devices[number].row_id, databases[number % len(databases)]
+                link = await database.read(
+                    lambda c: c.execute(LINK_QUERY, (world.devices[number].device_id,)).fetchone()
+                )
+                described = offers.describe(Device.of_row(link), asks)
+                for _ in range(6):
+                    await database.submit(lambda c: offers.begin(c, row, described, poll, world.now))
+
+            async def tick(database):
+                for _ in range(8):
+                    await database.submit(lambda c: loops.tick(c, world.now))
+
+            await asyncio.gather(*map(live, range(len(world.devices))), *map(tick, databases))
+        finally:
+            for database in databases:
+                database.close()
+
+    rollout_id = world.create(policy=Policy(waves=FIVE_AND_REST, caps=Caps(total=3)))
+    asyncio.run(play())
+    world.tick()
+    world.check_counters()
+    assert world.rollout(rollout_id)["counts"] == {"offered": 3, "waiting": 27}
