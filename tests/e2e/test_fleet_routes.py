@@ -1,12 +1,13 @@
 """Selecting devices, tags, groups, filters and places over the operator API."""
 
 import pytest
+from support.databases import fresh_database
 from support.server_world import World
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    made = World(tmp_path_factory.mktemp("world")).begin()
+def world(tmp_path_factory, database_kind):
+    made = World(tmp_path_factory.mktemp("world"), database=fresh_database(database_kind)).begin()
     yield made
     made.close()
 

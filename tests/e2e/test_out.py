@@ -6,14 +6,15 @@ import json
 import threading
 
 import pytest
+from support.databases import fresh_database, opened
 from support.receivers import Mosquitto, Receiver, wait_for
-from support.server_world import World, run_command
+from support.server_world import World, run_command, target_of
 
 BASE = "/api/v1/notifications/outlets"
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory):
+def directory(tmp_path_factory, database_kind):
     return tmp_path_factory.mktemp("out")
 
 
@@ -32,7 +33,7 @@ def mailbox(directory):
 
 
 @pytest.fixture(scope="module")
-def world(directory, broker, mailbox):
+def world(directory, database_kind, broker, mailbox):
     env = {
         "FIRMAMENT_SERVER_OUTBOX_NETWORKS": "127.0.0.0/8",
         "FIRMAMENT_SERVER_OUTBOX_CA": "tls/ca.pem",
@@ -41,7 +42,7 @@ def world(directory, broker, mailbox):
         "FIRMAMENT_SERVER_NOTIFY_BATCH_S": "0",
         "FIRMAMENT_SERVER_METRICS_TOKEN": "scrape",
     }
-    world = World(directory / "world", env=env).begin()
+    world = World(directory / "world", env=env, database=fresh_database(database_kind)).begin()
     world.publish_release("thermo", "1.0", 1, b"one" * 100)
     yield world
     world.close()
@@ -208,11 +209,7 @@ def test_a_person_reads_and_acknowledges_what_was_told(world, hook, mailbox):
     before = len(mailbox.got())
     hook.answer(500)
     world.server.stop()
-    import contextlib
-    import sqlite3
-
-    path = world.server.directory / "database" / "firmament.db"
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+    with opened(target_of(world.server.directory)) as connection:
         connection.execute("UPDATE outlet SET failures = 19, next_at = 0 WHERE name = 'siem'")
     world.server.start()
     world.admin.pool.clear()

@@ -3,12 +3,13 @@
 import time
 
 import pytest
+from support.databases import fresh_database
 from support.server_world import World
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    made = World(tmp_path_factory.mktemp("world")).begin()
+def world(tmp_path_factory, database_kind):
+    made = World(tmp_path_factory.mktemp("world"), database=fresh_database(database_kind)).begin()
     made.publish_release("thermo", "1.0", 1, b"one")
     made.publish_release("thermo", "2.0", 2, b"two", revertible_to=1)
     yield made

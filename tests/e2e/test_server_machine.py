@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.databases import fresh_database
 from support.server_world import (
     PASSWORD,
     Author,
@@ -29,6 +30,12 @@ from support.server_world import (
 @pytest.fixture
 def directory(tmp_path):
     return make_server(tmp_path / "server")
+
+
+@pytest.fixture
+def either(tmp_path, database_kind):
+    """The directory of a server that has not run yet, on each database."""
+    return make_server(tmp_path / "server", fresh_database(database_kind))
 
 
 def test_init_makes_no_account_and_says_who_comes_next(tmp_path):
@@ -192,8 +199,8 @@ def test_as_root_the_signer_runs_as_its_own_user():
         shutil.rmtree(directory)
 
 
-def test_after_kill_9_every_answered_report_is_there(tmp_path):
-    world = World(tmp_path).begin()
+def test_after_kill_9_every_answered_report_is_there(tmp_path, database_kind):
+    world = World(tmp_path, database=fresh_database(database_kind)).begin()
     try:
         world.publish_release("thermo", "1.0", 1, b"one")
         device = world.device()
@@ -265,7 +272,8 @@ def test_a_publish_is_old_or_new_wherever_it_is_killed(tmp_path):
     assert found["new"] >= 1
 
 
-def test_trust_can_be_imported_offline(directory, tmp_path):
+def test_trust_can_be_imported_offline(either, tmp_path):
+    directory = either
     author = Author(json.loads((directory / "online-public.json").read_text()))
     for name in ("image", "director"):
         (tmp_path / name).mkdir()
@@ -290,7 +298,8 @@ def test_trust_can_be_imported_offline(directory, tmp_path):
         server.stop()
 
 
-def test_the_first_root_is_an_administrators_decision(directory, tmp_path):
+def test_the_first_root_is_an_administrators_decision(either):
+    directory = either
     add_operator(directory, "rita", "releaser")
     author = Author(json.loads((directory / "online-public.json").read_text()))
     server = RunningServer(directory).start()

@@ -7,11 +7,10 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from support.databases import fresh_target, opened
 
 from firmament.core import canonical
 from firmament.errors import MalformedError
-from firmament.server.database.connection import connect
-from firmament.server.database.migrate import migrate
 from firmament.server.inventory import groups, search
 from firmament.server.inventory.attributes import write_attributes
 from firmament.server.inventory.evaluate import Facts, matches
@@ -121,14 +120,13 @@ devices = st.fixed_dictionaries(
 
 
 @pytest.fixture(scope="module")
-def db(tmp_path_factory):
-    path = tmp_path_factory.mktemp("query") / "firmament.db"
-    migrate(path)
-    with contextlib.closing(connect(path)) as connection:
+def db(database_kind, tmp_path_factory):
+    with opened(fresh_target(database_kind, tmp_path_factory.mktemp("query"))) as connection:
         connection.execute("INSERT INTO product(id, tenant_id, name, created_at) VALUES (1, 1, 'a', 0)")
         connection.execute(
             "INSERT INTO release(id, tenant_id, product_id, version, sequence_number, target, length_bytes, digest, "
-            "manifest, published_at) VALUES (1, 1, 1, '1', 1, 't', 1, 'd', '', 0)"
+            "manifest, published_at) VALUES (1, 1, 1, '1', 1, 't', 1, 'd', ?, 0)",
+            (b"m",),
         )
         for name, query in (("a", ""), ("ab", ""), ("b", "tag=ab or sequence>5")):
             groups.save_group(connection, ADMIN, name=name, query=query, now=NOW)

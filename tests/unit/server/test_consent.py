@@ -1,6 +1,5 @@
 """Rules and answers on a real database: who set what, who said what, and that counts always add up."""
 
-import contextlib
 import itertools
 import json
 from datetime import UTC, datetime, timedelta
@@ -10,6 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.databases import fresh_target, opened
 
 from firmament.core.manifest import UpdateClass
 from firmament.errors import ForbiddenError, MalformedError, NotFoundError, ReplayError, SignatureError
@@ -19,8 +19,6 @@ from firmament.protocol.v1.messages import ConsentEvent
 from firmament.server.consent import answers, rules
 from firmament.server.consent.decide import Standing
 from firmament.server.consent.model import Level, Mode, Window
-from firmament.server.database.connection import connect
-from firmament.server.database.migrate import migrate
 from firmament.server.inventory import groups
 from firmament.server.inventory.attributes import write_attributes
 from firmament.server.inventory.search import condition
@@ -37,39 +35,36 @@ FOREIGN = UIDS[5]
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    path = tmp_path_factory.mktemp("consent") / "firmament.db"
-    migrate(path)
-    with contextlib.closing(connect(path)) as db:
+def filled(database_kind, tmp_path_factory):
+    with opened(fresh_target(database_kind, tmp_path_factory.mktemp("consent"))) as db:
         db.execute("INSERT INTO tenant(name, created_by, created_at) VALUES ('acme', 'x', 0)")
         for tenant, product in ((1, "thermo"), (2, "pump")):
             db.execute("INSERT INTO product(tenant_id, name, created_at) VALUES (?, ?, 0)", (tenant, product))
             db.execute(
                 "INSERT INTO release(tenant_id, product_id, version, sequence_number, target, length_bytes, digest, "
-                "manifest, published_at) VALUES (?, ?, '1.0', 1, 't', 1, 'sha256:00', x'00', 0)",
-                (tenant, tenant),
+                "manifest, published_at) VALUES (?, ?, '1.0', 1, 't', 1, 'sha256:00', ?, 0)",
+                (tenant, tenant, b"m"),
             )
         for number, uid in enumerate(UIDS):
             tenant = 2 if uid == FOREIGN else 1
             db.execute(
                 "INSERT INTO device(tenant_id, uid, product_id, hardware, serial, identity_keyid, identity_key, "
-                "hpke_public_key, bucket, enrolled_at) VALUES (?, ?, ?, 'rpi4', '', ?, x'00', ?, 0, 0)",
-                (tenant, uid, tenant, uid, uid.encode()),
+                "hpke_public_key, bucket, enrolled_at) VALUES (?, ?, ?, 'rpi4', '', ?, ?, ?, 0, 0)",
+                (tenant, uid, tenant, uid, b"k", uid.encode()),
             )
             db.execute(
                 "INSERT INTO attempt(tenant_id, uid, device_id, release_id, state, created_at, updated_at) "
                 "VALUES (?, ?, ?, ?, 'offered', 0, 0)",
                 (tenant, ATTEMPTS[number], number + 1, tenant),
             )
-    return path
+        yield db
 
 
 @pytest.fixture
-def db(path):
-    with contextlib.closing(connect(path)) as connection:
-        connection.execute("BEGIN")
-        yield connection
-        connection.execute("ROLLBACK")
+def db(filled):
+    filled.execute("BEGIN")
+    yield filled
+    filled.execute("ROLLBACK")
 
 
 def device(number):
@@ -312,22 +307,23 @@ WORDS = [word for word in ConsentAnswer if word not in answers.ABOUT_ALL]
     seed=st.randoms(use_true_random=False),
     hours=st.integers(0, 60),
 )
-def test_the_counts_always_add_up_to_the_number_asked_and_no_failure_is_counted(path, steps, seed, hours):
+def test_the_counts_always_add_up_to_the_number_asked_and_no_failure_is_counted(filled, steps, seed, hours):
     numbers = itertools.count(1)
     told = [
         (who, said(word, who=who, number=next(numbers), until=None if h is None else NOW + timedelta(hours=h)))
         for who, word, h in steps
     ]
-    with contextlib.closing(connect(path)) as db:
-        db.execute("BEGIN")
-        before = db.execute("SELECT id, state, active, code FROM attempt ORDER BY id").fetchall()
+    filled.execute("BEGIN")
+    try:
+        before = filled.execute("SELECT id, state, active, code FROM attempt ORDER BY id").fetchall()
         seed.shuffle(told)  # the order of arrival does not matter
         for who, event in told:
-            take(db, event, who=who)
-        found = report(db, now=NOW + timedelta(hours=hours))
-        after = db.execute("SELECT id, state, active, code FROM attempt ORDER BY id").fetchall()
+            take(filled, event, who=who)
+        found = report(filled, now=NOW + timedelta(hours=hours))
+        after = filled.execute("SELECT id, state, active, code FROM attempt ORDER BY id").fetchall()
         latest = {who: event.answer for who, event in sorted(told, key=lambda item: item[1].consent_number)}
-        db.execute("ROLLBACK")
+    finally:
+        filled.execute("ROLLBACK")
     assert found["asked"] == len(latest)
     assert found["asked"] == found["agreed"] + found["postponed"] + found["declined"] + found["no_answer"]
     assert found["declined"] == sum(word is ConsentAnswer.SKIP for word in latest.values())
