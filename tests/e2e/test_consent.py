@@ -4,7 +4,7 @@ import json
 
 import pytest
 from support.agent_device import Device
-from support.server_world import World
+from support.server_world import World, submission
 
 from firmament.core.manifest import UpdateClass
 
@@ -60,3 +60,23 @@ def test_an_owner_answers_by_commands_and_the_server_has_it_signed(device, world
     report = world.admin.ask("GET", "/api/v1/consent/report").json
     answered = report["agreed"] + report["postponed"] + report["declined"] + report["no_answer"]
     assert report["asked"] == answered >= 1
+
+
+def test_an_operators_question_reaches_a_device_that_would_install_by_itself(tmp_path, world):
+    """Of both rules the stricter holds; the server knows the owner's, and asks for notes where somebody is asked."""
+    made = Device(tmp_path, world, policy='mode = "automatic"').provision()
+    made.run("check")
+    path = f"/api/v1/devices/{made.device_id}"
+    told = world.admin.ask("GET", path).json["attributes"]
+    assert (told["policy.security"], told["policy.feature"]) == ("automatic", "automatic")
+    rule = {"level": "device", "subject": made.device_id, "update_class": "security", "mode": "ask"}
+    assert world.admin.ask("PUT", "/api/v1/consent/policy", rule).status == 204
+    world.assign(made, "thermo/1.1")
+    assert made.run("check", code=11)["consent"]["security"] == "ask"
+    made.run("consent", "show", code=11)
+    # Nobody is to be asked about a release that says nothing.
+    world.author.release("thermo", "1.2", 3, b"y" * 5000, update_class=UpdateClass.SECURITY)
+    world.upload()
+    refused = world.publish(submission(world.author.product("thermo")))
+    assert refused.code == "request/conflict"
+    assert b"consent/no-notes" in refused.body

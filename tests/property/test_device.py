@@ -12,7 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from firmament.agent.policy import Answer, Mode, Policy
+from firmament.agent.policy import Answer, Policy
+from firmament.core.consent import Mode
 from firmament.core.ids import AttemptId
 from firmament.errors import FirmamentError, NothingToDoError
 from firmament.sim.bootloader import BootKind

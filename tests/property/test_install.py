@@ -13,9 +13,9 @@ from support import records
 from firmament.agent.journal import COPIES, Journal
 from firmament.agent.machine import FINAL, TRANSITIONS, Event, IllegalTransitionError, State, step
 from firmament.agent.outcome import POSSIBLE, decide
-from firmament.agent.policy import Window
 from firmament.agent.record import Record, record_from, with_report
 from firmament.core import canonical
+from firmament.core.consent import Window
 from firmament.errors import FirmamentError
 from firmament.protocol.status import Outcome
 from firmament.sim.disk import SimDisk

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from firmament.agent.machine import State
 from firmament.agent.outcome import POSSIBLE
 from firmament.agent.owner import MAX_CONSENTS, MAX_SKIPPED, Owner, Said
-from firmament.agent.policy import Answer, Consent, Mode
+from firmament.agent.policy import Answer, Consent
 from firmament.agent.record import (
     MAX_HISTORY,
     MAX_LOG_LINE_LENGTH,
@@ -23,6 +23,7 @@ from firmament.agent.record import (
     Release,
 )
 from firmament.agent.slots.port import Label
+from firmament.core.consent import Mode
 from firmament.core.digest import Digest
 from firmament.core.ids import AttemptId, DeviceId
 from firmament.core.manifest import Image, Manifest, Payload, UpdateClass

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from firmament.agent.parts import Parts
-    from firmament.agent.policy import Mode
+    from firmament.core.consent import Mode
     from firmament.core.ids import AttemptId
     from firmament.core.manifest import UpdateClass
 

@@ -13,6 +13,7 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 from firmament.agent import identity
 from firmament.agent.agent import Agent
@@ -20,6 +21,7 @@ from firmament.agent.events import Events
 from firmament.agent.fetch import HttpTransport, TlsFiles
 from firmament.agent.link import Cache, ServerLink
 from firmament.agent.parts import Parts
+from firmament.agent.policy import LOCAL_TIME
 from firmament.agent.record import Release
 from firmament.agent.slots.port import Label
 from firmament.agent.storage import JOURNAL_DIRECTORY, Storage, compose_storage
@@ -31,7 +33,7 @@ from firmament.payload.sealing import METHOD as SEALED_METHOD
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
+    from datetime import datetime, tzinfo
 
     from firmament.agent.bootctl.port import BootControl
     from firmament.agent.identity import Enrolment
@@ -160,9 +162,21 @@ def _unwrap(disk: Disk, enrolment: Enrolment) -> Unwrap:
 def attributes_of(settings: AgentSettings) -> dict[str, str]:
     """Return the facts for the inventory: what can be known without asking, then what the owner set."""
     found = {"arch": platform.machine(), "kernel": platform.release()}
+    if zone := zone_name(settings.policy.zone):
+        found["zone"] = zone
     with contextlib.suppress(OSError):
         found["os"] = platform.freedesktop_os_release().get("PRETTY_NAME", "")
     return {name: value[:256] for name, value in {**found, **settings.attributes}.items() if value}
+
+
+def zone_name(zone: tzinfo, *, local_time: Path = LOCAL_TIME) -> str:
+    """Return the name of the zone that windows are told in, "" where it has none."""
+    if isinstance(zone, ZoneInfo) and zone.key:
+        return str(zone.key)
+    with contextlib.suppress(OSError):
+        _, found, name = str(local_time.resolve(strict=True)).rpartition("/zoneinfo/")
+        return name if found else ""
+    return ""
 
 
 def _initial(settings: AgentSettings) -> Release | None:

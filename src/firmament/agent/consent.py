@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from firmament.agent.machine import BEFORE_TRIAL
 from firmament.agent.owner import Owner, Postponing, postponing
-from firmament.agent.policy import NIGHT, Answer, Consent, Mode, Policy
+from firmament.agent.policy import NIGHT, Answer, Consent, Policy
+from firmament.core.consent import Mode
 from firmament.core.manifest import UpdateClass
 from firmament.core.offer import OfferFacts, OfferText, offer_text
 from firmament.errors import NothingToDoError, SettingError
@@ -50,8 +51,12 @@ class Consents:
 
     @property
     def policy(self) -> Policy:
-        """The policy in force: the settings with the owner's decisions over them."""
-        return self._ledger.record.owner.applied_to(self._parts.policy)
+        """The policy in force: the settings, the owner's decisions over them, then what the operator asks at least."""
+        record = self._ledger.record
+        policy = record.owner.applied_to(self._parts.policy)
+        if record.attempt is None or record.attempt.manifest is None:
+            return policy
+        return policy.at_least(record.attempt.least, record.attempt.manifest.update_class)
 
     @property
     def is_skipped(self) -> bool:

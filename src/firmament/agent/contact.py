@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from firmament.agent.fetching import reason_for
-from firmament.agent.machine import BEFORE_TRIAL, Event, State
+from firmament.agent.machine import BEFORE_FETCH, BEFORE_TRIAL, Event, State
 from firmament.agent.policy import backoff_s, next_poll_s
 from firmament.agent.ports import Running
 from firmament.agent.record import Attempt
@@ -81,7 +81,8 @@ class Contact:
                     sequence_number=running.sequence_number if running is not None else 0,
                     image_digest=str(running.image.digest) if running is not None else "",
                     boot_id=self._parts.boot.boot_id(),
-                    attributes=self._parts.attributes,
+                    # A device's own facts come last: an owner's rule says what holds, whatever the settings call so.
+                    attributes={**self._parts.attributes, **record.owner.applied_to(self._parts.policy).told()},
                     held_digest=str(record.previous.image.digest) if record.previous is not None else "",
                     installed_by=record.installed_by(),
                     failed_payloads=tuple(failed.target for failed in record.attempt.failed) if record.attempt else (),
@@ -108,6 +109,8 @@ class Contact:
         ):
             self._trial.disarm()
             ledger.go(Event.OFFER_WITHDRAWN)
+        if ledger.state in BEFORE_FETCH and offer is not None and offer.consent is not ledger.attempt.least:
+            ledger.note(least=offer.consent)  # the operator changed their mind before anything began
         if offer is None or ledger.state is not State.IDLE:
             return
         ended = ledger.record.has_ended(offer.attempt_id)
@@ -126,6 +129,7 @@ class Contact:
                 issued_at=offer.issued_at,
                 fallback=offer.fallback,
                 fallback_wrap=offer.fallback_wrap,
+                least=offer.consent,
             ),
         )
 

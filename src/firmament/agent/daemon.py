@@ -32,10 +32,11 @@ from firmament.agent.events import AgentEvent, Asked, HealthChecked, Progress, S
 from firmament.agent.hooks import Hooks
 from firmament.agent.lock import InstanceLock
 from firmament.agent.machine import State
-from firmament.agent.policy import Answer, Mode
+from firmament.agent.policy import Answer
 from firmament.agent.socket import ControlServer, Conversation, Request
 from firmament.agent.storage import compose_storage
 from firmament.agent.storing import StoppedError
+from firmament.core.consent import Mode
 from firmament.core.fields import Fields
 from firmament.core.manifest import UpdateClass
 from firmament.durable import make_directory_durably

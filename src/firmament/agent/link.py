@@ -172,6 +172,7 @@ class ServerLink:
             assignment.takes_back,
             assignment.fallback,
             assignment.fallback_wrap,
+            assignment.consent,
         )
         return Answer(offer, reply.poll_after_s, issued_at)
 

@@ -163,6 +163,8 @@ RESUME_AT: Final[dict[State, str]] = {
 
 BEFORE_TRIAL: Final = frozenset({State.OFFERED, State.WAITING, State.FETCHING, State.VERIFIED})
 """States in which the server may still withdraw the release, and the owner decline it."""
+BEFORE_FETCH: Final = frozenset({State.OFFERED, State.WAITING})
+"""States in which nothing of the release was begun."""
 FINAL: Final = frozenset(State(status.value) for status in FINAL_STATUSES)
 """Nothing but `SETTLED` follows these."""
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from firmament.agent.policy import REMIND_AFTER, Mode, Policy
+from firmament.agent.policy import REMIND_AFTER, Policy
+from firmament.core.consent import Mode
 from firmament.core.fields import format_time
 from firmament.core.manifest import UpdateClass
 from firmament.errors import PostponeLimitError

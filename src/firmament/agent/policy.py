@@ -7,14 +7,14 @@ known, the time when to look again.
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta, tzinfo
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from firmament.core.consent import Mode, Window, stricter
 from firmament.core.fields import Fields, format_time
 from firmament.core.manifest import Preconditions, UpdateClass
 from firmament.durable import read_file
@@ -42,10 +42,6 @@ FIRST_BACKOFF_S: Final = 5.0
 MAX_BACKOFF_S: Final = 3600.0
 REMIND_AFTER: Final = timedelta(hours=24)
 """After "later" the owner is asked again no earlier than this."""
-_WINDOW: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
-_LOOK_AHEAD_MIN: Final = 49 * 60
-# A daily window opens within 24 h; across a change of daylight saving time one opening may not
-# exist, then within 48 h and the hour that moved.
 
 
 class Chance(Protocol):
@@ -54,19 +50,6 @@ class Chance(Protocol):
     def uniform(self, a: float, b: float, /) -> float:
         """Return a number between `a` and `b`."""
         ...
-
-
-class Mode(StrEnum):
-    """How far updates of one class go by themselves."""
-
-    AUTOMATIC = "automatic"
-    """At once."""
-    ASK = "ask"
-    """Once the owner agreed."""
-    WINDOW = "window"
-    """At once, but only while the window is open."""
-    MANUAL = "manual"
-    """Only when somebody says so at the device; the owner is not asked."""
 
 
 class Answer(StrEnum):
@@ -108,52 +91,6 @@ class Consent:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
-    """A daily span of device-local wall time, start included, end excluded; it may pass midnight."""
-
-    start: time
-    end: time
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read ``02:00-04:00``; raises SettingError."""
-        match = _WINDOW.fullmatch(text)
-        if match is None:
-            raise SettingError("The window is not well formed", found=text, expected="02:00-04:00")
-        start_hour, start_minute, end_hour, end_minute = map(int, match.groups())
-        start, end = time(start_hour, start_minute), time(end_hour, end_minute)
-        if start == end:
-            raise SettingError("The window never opens", found=text)
-        return cls(start, end)
-
-    def __str__(self) -> str:
-        """Return what `parse` reads."""
-        return f"{self.start:%H:%M}-{self.end:%H:%M}"
-
-    def is_open(self, now: datetime, zone: tzinfo) -> bool:
-        """Whether `now` (aware) lies in the window on a wall clock in `zone`.
-
-        An hour that daylight saving time repeats is open twice, one that it skips not at all.
-        """
-        wall = now.astimezone(zone).time()
-        if self.start < self.end:
-            return self.start <= wall < self.end
-        return wall >= self.start or wall < self.end
-
-    def opens_at(self, now: datetime, zone: tzinfo) -> datetime:
-        """Return the next minute at which it is open; `now` itself if it is."""
-        if self.is_open(now, zone):
-            return now
-        # Minute by minute, because that is right on every day of the year, and takes 3 ms.
-        minute = now.astimezone(UTC).replace(second=0, microsecond=0)
-        for ahead in range(1, _LOOK_AHEAD_MIN):
-            moment = minute + timedelta(minutes=ahead)
-            if self.is_open(moment, zone):
-                return moment
-        return minute + timedelta(minutes=_LOOK_AHEAD_MIN)
-
-
-@dataclass(frozen=True, slots=True)
 class Policy:
     """The device owner's rules (settings table ``[policy]``)."""
 
@@ -181,6 +118,18 @@ class Policy:
     def mode_for(self, update_class: UpdateClass) -> Mode:
         """Return the rule for a class of updates."""
         return self.security if update_class is UpdateClass.SECURITY else self.feature
+
+    def at_least(self, mode: Mode, update_class: UpdateClass) -> Policy:
+        """Return the policy with what an operator asked for laid over it, for one class: the stricter mode holds."""
+        held = stricter(self.mode_for(update_class), mode)
+        if update_class is UpdateClass.SECURITY:
+            return replace(self, security=held)
+        return replace(self, feature=held)
+
+    def told(self) -> dict[str, str]:
+        """Return the owner's rule as the attributes of a poll (docs/protocol/consent.md)."""
+        found = {"policy.security": self.security.value, "policy.feature": self.feature.value}
+        return {**found, "policy.window": str(self.window)} if self.window is not None else found
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Self:

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from firmament.core.consent import Mode
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
@@ -97,6 +99,8 @@ class Offer:
     fallback: str = ""
     """Sealed payload of the manifest for which `fallback_wrap` is the key, if the chosen one fails."""
     fallback_wrap: bytes | None = None
+    consent: Mode = Mode.AUTOMATIC
+    """What the operator asks at least, whatever the owner's rule says."""
 
 
 @dataclass(frozen=True, slots=True)

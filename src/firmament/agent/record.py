@@ -16,6 +16,7 @@ from firmament.agent.owner import MAX_CONSENTS, Owner, Said
 from firmament.agent.policy import Consent
 from firmament.agent.slots.port import Label
 from firmament.core import manifest as manifests
+from firmament.core.consent import Mode
 from firmament.core.digest import Digest
 from firmament.core.fields import Fields, format_time
 from firmament.core.ids import UUID, VERSION, AttemptId, DeviceId, ReleaseId
@@ -170,6 +171,8 @@ class Attempt:
     """Starts of the agent since the attempt last got further: breaks a loop of crashes."""
     stores: int = 0
     """Journal writes of this attempt that were not download progress: breaks any other loop."""
+    least: Mode = Mode.AUTOMATIC
+    """What the operator asks at least (ADR-0026); laid over the owner's rule for this attempt."""
     consent: Consent | None = None
     """The owner's answer; nobody likes to be asked twice."""
     asked_at: datetime | None = None
@@ -217,6 +220,7 @@ class Attempt:
             "deadline_s": self.deadline_s,
             "lives": self.lives,
             "stores": self.stores,
+            "least": self.least.value,
             "consent": self.consent.to_json() if self.consent is not None else None,
             "asked_at": format_time(self.asked_at) if self.asked_at is not None else None,
             "postponed": self.postponed,
@@ -254,6 +258,7 @@ class Attempt:
             deadline_s=fields.integer("deadline_s", default=0),
             lives=fields.integer("lives", default=0),
             stores=fields.integer("stores", default=0),
+            least=fields.one_of("least", Mode, default=Mode.AUTOMATIC),
             consent=Consent.from_fields(fields.object("consent")) if "consent" in fields else None,
             asked_at=fields.maybe("asked_at", fields.time),
             postponed=fields.integer("postponed", maximum=1_000_000, default=0),

@@ -38,6 +38,8 @@ DEFAULT_SOCKET: Final = "/run/firmament/agent.sock"
 MAX_CONFIG_LENGTH_BYTES: Final = 64 * 1024
 MAX_PATH_LENGTH: Final = 4096
 MAX_HEALTH_CHECKS: Final = 16
+MAX_OWN_ATTRIBUTES: Final = 56
+# A poll carries 64 (docs/protocol/README.md); the agent adds architecture, kernel, system, zone and its owner's rule.
 _LANGUAGE: Final = re.compile(r"[a-z]{2,3}(?:-[A-Za-z0-9]{2,8})?")
 MAX_PORT: Final = 65_535
 _GIGABYTE: Final = 1_000_000_000
@@ -261,7 +263,7 @@ def parse_settings(table: dict[str, Any], path: Path) -> AgentSettings:
         socket_group=top.text("socket_group", max_length=32, default=""),
         log_level=level,
         hardware=device.text("hardware", pattern=HARDWARE) if "hardware" in device else "",
-        attributes=device.text_map("attributes", max_items=64, max_length=256, optional=True),
+        attributes=device.text_map("attributes", max_items=MAX_OWN_ATTRIBUTES, max_length=256, optional=True),
         factory=_factory(top.object("factory")) if "factory" in top else None,
         slots=top.object("slots"),
         boot=top.object("boot"),

@@ -10,8 +10,9 @@ from firmament.agent.consent import text_of
 from firmament.agent.events import FETCHED_PERCENT, PERCENT
 from firmament.agent.machine import BEFORE_TRIAL, State
 from firmament.agent.owner import consequence, postponing
-from firmament.agent.policy import Answer, Mode
+from firmament.agent.policy import Answer
 from firmament.agent.steps import blocked, steps
+from firmament.core.consent import Mode
 from firmament.core.fields import format_time
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from firmament.core import canonical
+from firmament.core.consent import Mode
 from firmament.core.digest import Digest
 from firmament.errors import ForbiddenError, NoContentKeyError, NoInstallerError, RequirementError
 from firmament.server.attempts.machine import FINAL, AttemptState, is_credible, move
@@ -124,11 +125,13 @@ def on_poll(
     intervals: Intervals,
     openable: Container[str] = (),
     why_closed: str = "",
+    consent: Mode = Mode.AUTOMATIC,
 ) -> tuple[Session, list[Effect]]:
     """Answer a poll: learn what the device runs, and name its attempt if it can take it.
 
     `openable` holds the targets of sealed payloads whose keys may be wrapped for this device;
-    `why_closed` says why it is not all of them.
+    `why_closed` says why it is not all of them. `consent` is what operators ask of it at least for
+    the class of its open attempt.
     """
     require_enabled(session.device)
     effects: list[Effect] = []
@@ -160,6 +163,7 @@ def on_poll(
         digest=primary.digest,
         payload=payload.target,
         takes_back=attempt.takes_back,
+        consent=consent,
     )
     is_forth = attempt.takes_back is None
     fallback = choose_fallback(attempt.manifest, poll, payload, openable=openable) if is_forth else None

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tuf.api.metadata import SPECIFICATION_VERSION
 
 from firmament.core import canonical
+from firmament.core.consent import Mode
 from firmament.core.fields import format_time
 from firmament.errors import MalformedError
 from firmament.protocol.v1.messages import NONCE_LENGTH_BYTES, PollReply
@@ -66,6 +67,8 @@ class Assignment:
     """TUF target path of a sealed payload without a precursor, for a device that cannot apply the chosen one."""
     fallback_wrap: bytes | None = None
     """Its wrapped content key. A payload that is not sealed needs no word here: the manifest names it."""
+    consent: Mode = Mode.AUTOMATIC
+    """What the operator asks of the device at least; it lays this over its owner's rule (ADR-0026)."""
 
     def custom(self, device_id: DeviceId) -> dict[str, Any]:
         """Return what is signed about this assignment beside length and digest."""
@@ -80,6 +83,8 @@ class Assignment:
             value["takes_back"] = self.takes_back
         if self.key_wrap is not None:
             value["key_wrap"] = base64.b64encode(self.key_wrap).decode()
+        if self.consent is not Mode.AUTOMATIC:
+            value["consent"] = self.consent.value
         if self.fallback_wrap is not None:
             value["fallback"] = {
                 "payload": self.fallback,

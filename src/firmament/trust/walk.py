@@ -48,6 +48,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from firmament.core import manifest as manifests
+from firmament.core.consent import Mode
 from firmament.core.digest import strongest
 from firmament.core.fields import Fields
 from firmament.core.ids import TARGET_PATH, UUID, AttemptId, DeviceId
@@ -131,6 +132,8 @@ class Assignment:
     """With `Action.REVERT`: the attempt that brought what runs now."""
     fallback: str = ""
     fallback_wrap: bytes | None = None
+    consent: Mode = Mode.AUTOMATIC
+    """What the operator asks at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +222,7 @@ def read_assignment(targets: Targets, *, device_id: DeviceId) -> Assignment | No
         other = fields.object("fallback", optional=True)
         fallback = other.text("payload", max_length=MAX_PATH_LENGTH, pattern=TARGET_PATH) if other.value else ""
         other_wrap = other.base64_bytes("key_wrap", max_length=MAX_KEY_WRAP_LENGTH_BYTES) if other.value else None
+        consent = fields.text("consent", max_length=64, default=Mode.AUTOMATIC.value)
     except MalformedError as error:
         raise MalformedMetadataError(error.problem, **error.facts) from error
     if action not in set(Action):
@@ -229,7 +233,9 @@ def read_assignment(targets: Targets, *, device_id: DeviceId) -> Assignment | No
         raise DeviceMismatchError(
             "The assignment is for another device", expected=device_id, got=named, attempt_id=attempt_id
         )
-    return Assignment(attempt_id, target, payload, wrap, takes_back, fallback, other_wrap)
+    # A word of a later server can only be another way to hold an update back: then the owner is asked.
+    least = Mode(consent) if consent in set(Mode) else Mode.ASK
+    return Assignment(attempt_id, target, payload, wrap, takes_back, fallback, other_wrap, least)
 
 
 # --- image repository ----------------------------------------------------------------------

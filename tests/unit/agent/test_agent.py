@@ -12,8 +12,9 @@ from firmament.agent.health.port import Finding
 from firmament.agent.journal import COPIES
 from firmament.agent.ledger import MAX_LIVES, MAX_RESTARTS
 from firmament.agent.machine import State
-from firmament.agent.policy import Answer, Mode, Policy, Window
+from firmament.agent.policy import Answer, Policy
 from firmament.agent.slots.port import Label
+from firmament.core.consent import Mode, Window
 from firmament.core.ids import AttemptId
 from firmament.core.manifest import Preconditions
 from firmament.errors import (

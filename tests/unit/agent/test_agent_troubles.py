@@ -20,9 +20,10 @@ from firmament.agent.events import Trouble
 from firmament.agent.ledger import MAX_JOURNAL_WRITES, MAX_LIVES, MAX_STARTS_OVER, MAX_TRIES
 from firmament.agent.machine import State
 from firmament.agent.parts import TrialSettings
-from firmament.agent.policy import Mode, Policy
+from firmament.agent.policy import Policy
 from firmament.agent.record import Attempt
 from firmament.agent.slots.port import Label
+from firmament.core.consent import Mode
 from firmament.core.fields import Fields
 from firmament.core.ids import AttemptId
 from firmament.errors import (

@@ -11,7 +11,8 @@ from firmament.agent.consent import Who
 from firmament.agent.events import Asked
 from firmament.agent.machine import State
 from firmament.agent.owner import MAX_CONSENTS, Owner, Said, postponing, with_said
-from firmament.agent.policy import Answer, Mode, Policy, Window
+from firmament.agent.policy import Answer, Policy
+from firmament.core.consent import Mode, Window
 from firmament.core.ids import AttemptId
 from firmament.core.manifest import UpdateClass
 from firmament.errors import NothingToDoError, PostponeLimitError, SettingError
@@ -350,3 +351,47 @@ def test_an_opt_out_is_never_automatic_and_manual_stays(opted_out, owner, integr
         assert mode is Mode.MANUAL
     if mode is Mode.WINDOW:
         assert window is not None
+
+
+def asked_by_operator(mode, policy):
+    world = device(policy, **SECURITY)
+    world.ideal.server.assignment = replace(world.ideal.server.assignment, consent=mode)
+    world.start()
+    return world, tick(world)
+
+
+AUTOMATIC = Policy(first_poll_within_s=0)
+
+
+@pytest.mark.parametrize(
+    ("operator", "owner", "holds"),
+    [
+        (Mode.ASK, Mode.AUTOMATIC, Mode.ASK),
+        (Mode.MANUAL, Mode.ASK, Mode.MANUAL),
+        (Mode.ASK, Mode.MANUAL, Mode.MANUAL),
+        (Mode.AUTOMATIC, Mode.ASK, Mode.ASK),
+    ],
+)
+def test_of_the_operators_and_the_owners_rule_the_stricter_holds(operator, owner, holds):
+    world, status = asked_by_operator(operator, replace(AUTOMATIC, security=owner))
+    assert (status.state, status.to_json()["consent"]["security"]) == (State.WAITING, holds.value)
+    world.start()  # it is journalled
+    assert tick(world).state is State.WAITING
+    world.agent.answer(Answer.NOW, OWNER)
+    world.settle()
+    assert world.result().booted_new
+
+
+def test_an_operator_may_take_the_question_back_before_anything_began():
+    world, _ = asked_by_operator(Mode.ASK, AUTOMATIC)
+    world.ideal.server.assignment = replace(world.ideal.server.assignment, consent=Mode.AUTOMATIC)
+    tick(world, days=1)
+    world.settle()
+    assert world.result().booted_new
+
+
+def test_what_a_device_tells_of_its_owners_rule():
+    assert AUTOMATIC.told() == {"policy.security": "automatic", "policy.feature": "automatic"}
+    window = replace(AUTOMATIC, feature=Mode.WINDOW, window=Window.parse("02:00-04:00"))
+    assert window.told() == {"policy.security": "automatic", "policy.feature": "window", "policy.window": "02:00-04:00"}
+    assert Owner(is_opted_out=True).applied_to(AUTOMATIC).told()["policy.security"] == "ask"

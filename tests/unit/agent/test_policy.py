@@ -15,16 +15,15 @@ from firmament.agent.policy import (
     Answer,
     Consent,
     Found,
-    Mode,
     Policy,
     Step,
     Surroundings,
-    Window,
     backoff_s,
     decide,
     next_poll_s,
     time_zone,
 )
+from firmament.core.consent import Mode, Window
 from firmament.core.fields import Fields
 from firmament.core.manifest import Preconditions, UpdateClass
 from firmament.errors import (

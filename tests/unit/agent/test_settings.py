@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from firmament.agent.compose import attributes_of
 from firmament.agent.fetch import TransferSettings
-from firmament.agent.policy import Mode, Policy
+from firmament.agent.policy import Policy
 from firmament.agent.service import skeleton
 from firmament.agent.settings import (
     SETTINGS,
@@ -22,6 +22,7 @@ from firmament.agent.settings import (
 from firmament.agent.slots.settings import KINDS as SLOT_KINDS
 from firmament.agent.storage import compose_storage
 from firmament.core.clock import SystemClock
+from firmament.core.consent import Mode
 from firmament.durable import RealDisk
 from firmament.errors import FileError, FirmamentError, SettingError
 

@@ -1,7 +1,8 @@
 """Going back because a rollout asks: what the author permitted, one step, without a download."""
 
-from firmament.agent.policy import Mode, Policy
+from firmament.agent.policy import Policy
 from firmament.agent.slots.port import Label
+from firmament.core.consent import Mode
 from firmament.core.ids import AttemptId
 from firmament.sim.bootloader import BootKind
 from firmament.sim.geometries import geometries

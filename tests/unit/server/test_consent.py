@@ -11,14 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.databases import fresh_target, opened
 
+from firmament.core.consent import Mode, Window
 from firmament.core.manifest import UpdateClass
-from firmament.errors import ForbiddenError, MalformedError, NotFoundError, ReplayError, SignatureError
+from firmament.errors import ConflictError, ForbiddenError, MalformedError, NotFoundError, ReplayError, SignatureError
 from firmament.protocol.status import ConsentAnswer
 from firmament.protocol.v1.envelope import CONSENT_TYPE, REPORT_TYPE, Envelope, pre_authentication_encoding
 from firmament.protocol.v1.messages import ConsentEvent
 from firmament.server.consent import answers, rules
 from firmament.server.consent.decide import Standing
-from firmament.server.consent.model import Level, Mode, Window
+from firmament.server.consent.model import Level
 from firmament.server.inventory import groups
 from firmament.server.inventory.attributes import write_attributes
 from firmament.server.inventory.search import condition
@@ -336,3 +337,46 @@ def test_a_release_without_notes_cannot_be_asked_about():
     assert answers.missing_notes(telling, asking=3) is None
     assert answers.missing_notes(silent, asking=3)["code"] == "consent/no-notes"
     assert answers.missing_notes(SimpleNamespace(notes={"de": "  "}), asking=1) is not None
+
+
+# --- what devices are asked at least, and notes ----------------------------------------------
+
+
+def at_least(db, number=0, update_class=SECURITY):
+    return rules.asked_at_least(db, of_device(1, UIDS[number]), number + 1, update_class, NOW)
+
+
+def test_only_asking_and_manual_reach_the_device_and_only_the_operators_rule(db):
+    assert at_least(db) is Mode.AUTOMATIC
+    write_attributes(db, 1, 1, was="{}", now='{"policy.security":"manual"}')
+    assert at_least(db) is Mode.AUTOMATIC, "its owner's rule is the device's own"
+    put(db, Mode.WINDOW, window=Window.parse("02:00-04:00"))
+    assert at_least(db) is Mode.AUTOMATIC, "the server itself waits for the window"
+    put(db, Mode.ASK)
+    put(db, Mode.MANUAL, level=Level.DEVICE, subject=UIDS[1])
+    assert (at_least(db), at_least(db, 1)) == (Mode.ASK, Mode.MANUAL)
+    assert at_least(db, update_class=FEATURE) is Mode.AUTOMATIC
+
+
+def release(**notes):
+    return SimpleNamespace(notes=notes, product="thermo", update_class=SECURITY, release_id="thermo/1.0")
+
+
+def test_where_owners_are_asked_a_release_needs_notes_for_them(db):
+    answers.require_notes(db, ADMIN, release(), NOW)
+    write_attributes(db, 1, 1, was="{}", now='{"policy.security":"ask"}')
+    with pytest.raises(ConflictError, match="1 device asks its owner"):
+        answers.require_notes(db, ADMIN, release(), NOW)
+    with pytest.raises(ConflictError) as refused:
+        answers.require_notes(db, ADMIN, release(en=" "), NOW, device_row=1)
+    assert refused.value.facts["code"] == "consent/no-notes"
+    answers.require_notes(db, ADMIN, release(), NOW, device_row=2)
+    answers.require_notes(db, ADMIN, release(en="Better."), NOW)
+    put(db, Mode.ASK)
+    with pytest.raises(ConflictError, match="5 devices ask their owner"):
+        answers.require_notes(db, ADMIN, release(), NOW)
+    put(db, Mode.AUTOMATIC)
+    write_attributes(db, 1, 1, was='{"policy.security":"ask"}', now="{}")
+    take(db, said(ConsentAnswer.OPT_OUT))
+    with pytest.raises(ConflictError):
+        answers.require_notes(db, ADMIN, release(), NOW)

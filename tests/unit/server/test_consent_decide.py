@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from firmament.core.consent import STRICTNESS, Mode, Window
 from firmament.core.manifest import UpdateClass
 from firmament.errors import MalformedError
 from firmament.server.consent.decide import Standing, decide
-from firmament.server.consent.model import STRICTNESS, Answers, Level, Mode, Rule, Ruling, Window, Word
+from firmament.server.consent.model import Answers, Level, Rule, Ruling, Word
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 DAY = timedelta(days=1)

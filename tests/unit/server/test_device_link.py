@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from firmament.core.consent import Mode
 from firmament.core.digest import Digest
 from firmament.core.ids import AttemptId, DeviceId
 from firmament.core.manifest import Image, Manifest, Payload, Requires
@@ -196,3 +197,10 @@ def test_other_devices_are_refused():
     with pytest.raises(ForbiddenError):
         check_report(Session(DEVICE, ATTEMPT), report(), owner_row_id=2)
     check_report(Session(DEVICE, None), report(), owner_row_id=None)
+
+
+def test_what_operators_ask_at_least_goes_along():
+    _, effects = on_poll(Session(DEVICE, ATTEMPT), POLL, intervals=INTERVALS, consent=Mode.ASK)
+    assert replies(effects).assignment.custom(DEVICE.device_id)["consent"] == "ask"
+    _, effects = on_poll(Session(DEVICE, ATTEMPT), POLL, intervals=INTERVALS)
+    assert "consent" not in replies(effects).assignment.custom(DEVICE.device_id)

@@ -8,10 +8,12 @@ from securesystemslib.formats import encode_canonical
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
+from firmament.core.consent import Mode
 from firmament.core.digest import Digest
 from firmament.core.ids import AttemptId, DeviceId
 from firmament.errors import MalformedError
 from firmament.trust.director import Assignment, DirectorKeys, make_reply
+from firmament.trust.walk import read_assignment
 
 NOW = datetime(2026, 11, 20, 12, 0, 0, 999, tzinfo=UTC)
 DEVICE = DeviceId("11111111-1111-4111-8111-111111111111")
@@ -108,3 +110,18 @@ def test_the_bytes_are_those_that_tuf_itself_makes(keys):
 def test_a_nonce_of_the_wrong_length_is_refused(keys, nonce):
     with pytest.raises(MalformedError):
         ask(keys, nonce=nonce)
+
+
+@pytest.mark.parametrize(
+    ("word", "read"), [(None, Mode.AUTOMATIC), ("ask", Mode.ASK), ("manual", Mode.MANUAL), ("perhaps", Mode.ASK)]
+)
+def test_what_the_operator_asks_is_signed_and_a_word_of_a_later_server_is_the_stricter_one(keys, word, read):
+    made = assignment() if word is None else assignment(consent=Mode(word) if word in set(Mode) else Mode.ASK)
+    document = json.loads(ask(keys, assignment=made).targets)["signed"]
+    (target,) = document["targets"].values()
+    assert ("consent" in target["custom"]) == (word is not None)
+    if word is not None:
+        target["custom"]["consent"] = word
+    document.pop("_type")
+    found = read_assignment(Targets.from_dict({"_type": "targets", **document}), device_id=DEVICE)
+    assert found.consent is read

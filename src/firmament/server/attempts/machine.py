@@ -44,6 +44,8 @@ class AttemptState(StrEnum):
 _S: Final = AttemptState
 _BEFORE_TRIAL: Final = (_S.OFFERED, _S.WAITING, _S.FETCHING, _S.VERIFIED, _S.STAGED)
 """A device goes back and forth here: a reboot or a damaged slot starts the fetch again."""
+MAY_STILL_ASK: Final = frozenset({_S.ASSIGNED, _S.OFFERED, _S.WAITING})
+"""Nothing was begun: what operators ask of the device and its owner still matters."""
 _ENDS: Final = (_S.CONFIRMED, _S.REVERTED, _S.REFUSED, _S.FAILED, _S.DECLINED)
 
 TRANSITIONS: Final[dict[AttemptState, frozenset[AttemptState]]] = {

@@ -19,6 +19,7 @@ from firmament.server import device_link, events
 from firmament.server.attempts.machine import FINAL, AttemptState, move
 from firmament.server.attempts.model import AttemptRecord
 from firmament.server.attempts.opening import cancel_attempt, open_attempt
+from firmament.server.consent.answers import require_notes
 from firmament.server.events import Event
 from firmament.server.inventory.attributes import write_attributes
 from firmament.server.inventory.store import decode_manifest, get_device
@@ -50,7 +51,8 @@ def assign(
 
     An open attempt for another release is cancelled. Raises NotFoundError, ForbiddenError,
     ProductMismatchError, HardwareMismatchError, or RollbackError when the device runs something
-    newer: it would refuse, so nobody should have to wait for that.
+    newer: it would refuse, so nobody should have to wait for that; ConflictError also where the owner
+    is asked and the release has no notes for them.
     """
     scope.require(Action.ASSIGN, product=product)
     device = get_device(connection, scope, device_id)
@@ -74,6 +76,7 @@ def assign(
         raise RollbackError(
             "The device runs a newer release", installed=device.sequence_number, got=manifest.sequence_number
         )
+    require_notes(connection, scope, manifest, now, device_row=device.row_id)
     return _open(connection, scope, device.row_id, device_id, release["id"], f"{product}/{version}", now)
 
 

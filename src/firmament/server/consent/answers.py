@@ -10,12 +10,12 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from firmament.core.digest import Digest
-from firmament.errors import ForbiddenError, NotFoundError, ReplayError
+from firmament.errors import ConflictError, ForbiddenError, NotFoundError, ReplayError
 from firmament.protocol.status import ConsentAnswer
 from firmament.server import events
 from firmament.server.consent.decide import DEFAULT_POSTPONEMENT, Verdict, decide
 from firmament.server.consent.model import Answers, Word
-from firmament.server.consent.rules import rulings
+from firmament.server.consent.rules import count_asking, rulings
 from firmament.server.events import Event
 from firmament.server.scope import Action
 
@@ -311,12 +311,32 @@ def list_answers(
     ]
 
 
+def require_notes(
+    connection: Connection, scope: Scope, manifest: Manifest, now: datetime, *, device_row: int | None = None
+) -> None:
+    """Refuse a release that its owners are asked about and that says nothing to them: raises ConflictError.
+
+    With a device: whether that one asks. Without: whether the tenant's rule or any device of the
+    release's product does, by an operator's rule or its owner's.
+    """
+    if missing_notes(manifest, asking=1) is None:
+        return
+    if device_row is not None:
+        asking = int(rulings(connection, scope, [device_row], manifest.update_class, now)[device_row].asks)
+    else:
+        asking = count_asking(connection, scope, manifest.product, manifest.update_class, now)
+    missing = missing_notes(manifest, asking=asking)
+    if missing is not None:
+        raise ConflictError(missing["message"], code=missing["code"], release=manifest.release_id)
+
+
 def missing_notes(manifest: Manifest, *, asking: int) -> dict[str, str] | None:
     """Return a blocker for a plan where owners are asked about a release that has no notes for them."""
     if asking == 0 or any(text.strip() for text in manifest.notes.values()):
         return None
     return {
         "code": "consent/no-notes",
-        "message": f"{asking} devices ask their owner, and the release has no notes for owners",
+        "message": f"{asking} {'device asks its' if asking == 1 else 'devices ask their'} owner, "
+        "and the release has no notes for owners",
         "hint": "Build the release again with --notes, one text per language.",
     }

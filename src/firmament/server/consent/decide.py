@@ -14,7 +14,8 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from firmament.server.consent.model import LIMITS, Answers, Mode, Ruling, Word
+from firmament.core.consent import Mode
+from firmament.server.consent.model import LIMITS, Answers, Ruling, Word
 
 if TYPE_CHECKING:
     from firmament.core.manifest import UpdateClass

@@ -8,34 +8,13 @@ opt-out holds against everything.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from enum import StrEnum
-from typing import Final, Self
+from typing import Final
 
+from firmament.core.consent import STRICTNESS, Mode, Window
 from firmament.core.manifest import UpdateClass
-from firmament.errors import MalformedError
-
-_WINDOW: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
-_LOOK_AHEAD_MIN: Final = 49 * 60
-# As on the device: across a change of daylight saving time one opening may not exist.
-
-
-class Mode(StrEnum):
-    """How far updates of one class go by themselves; later ones are stricter."""
-
-    AUTOMATIC = "automatic"
-    """At once."""
-    WINDOW = "window"
-    """At once, but only while the window is open."""
-    ASK = "ask"
-    """Once the owner agreed."""
-    MANUAL = "manual"
-    """Only when somebody says so at the device; the owner is not asked."""
-
-
-STRICTNESS: Final = {mode: rank for rank, mode in enumerate(Mode)}
 
 
 class Level(StrEnum):
@@ -47,48 +26,6 @@ class Level(StrEnum):
     DEVICE = "device"
     OWNER = "owner"
     """The rule in the device's own settings, as the device reports it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A daily span of device-local wall time, start included, end excluded; it may pass midnight."""
-
-    start: time
-    end: time
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read ``02:00-04:00``; raises MalformedError."""
-        match = _WINDOW.fullmatch(text)
-        if match is None:
-            raise MalformedError("The window is not well formed", found=text[:40], expected="02:00-04:00")
-        start_hour, start_minute, end_hour, end_minute = map(int, match.groups())
-        start, end = time(start_hour, start_minute), time(end_hour, end_minute)
-        if start == end:
-            raise MalformedError("The window never opens", found=text)
-        return cls(start, end)
-
-    def __str__(self) -> str:
-        """Return what `parse` reads."""
-        return f"{self.start:%H:%M}-{self.end:%H:%M}"
-
-    def is_open(self, now: datetime, zone: tzinfo) -> bool:
-        """Whether `now` (aware) lies in the window on a wall clock in `zone`."""
-        wall = now.astimezone(zone).time()
-        if self.start < self.end:
-            return self.start <= wall < self.end
-        return wall >= self.start or wall < self.end
-
-    def opens_at(self, now: datetime, zone: tzinfo) -> datetime:
-        """Return the next minute at which it is open; `now` itself if it is."""
-        if self.is_open(now, zone):
-            return now
-        minute = now.astimezone(UTC).replace(second=0, microsecond=0)
-        for ahead in range(1, _LOOK_AHEAD_MIN):
-            moment = minute + timedelta(minutes=ahead)
-            if self.is_open(moment, zone):
-                return moment
-        return minute + timedelta(minutes=_LOOK_AHEAD_MIN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +62,12 @@ class Ruling:
         if self.owner is not None and STRICTNESS[self.owner.mode] >= STRICTNESS[self.operator.mode]:
             return self.owner
         return self.operator
+
+    @property
+    def asks(self) -> bool:
+        """Whether the owner is asked: by rule, or because they opted out of updates by themselves."""
+        mode = self.holding.mode
+        return mode is Mode.ASK or (self.opted_out_at is not None and STRICTNESS[mode] < STRICTNESS[Mode.ASK])
 
 
 class Word(StrEnum):

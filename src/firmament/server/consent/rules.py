@@ -6,9 +6,10 @@ from datetime import UTC, tzinfo
 from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from firmament.core.consent import STRICTNESS, Mode, Window
 from firmament.errors import FirmamentError, MalformedError, NotFoundError
 from firmament.server import events
-from firmament.server.consent.model import BUILT_IN, STRICTNESS, Level, Mode, Rule, Ruling, Window
+from firmament.server.consent.model import BUILT_IN, Level, Rule, Ruling
 from firmament.server.events import Event
 from firmament.server.inventory.attributes import ZONE
 from firmament.server.inventory.query_sql import FROM, Sql
@@ -131,6 +132,18 @@ def rulings(
     return found
 
 
+def asked_at_least(
+    connection: Connection, scope: Scope, device_row: int, update_class: UpdateClass, now: datetime
+) -> Mode:
+    """Return what the operators' rule asks of one device; a window is the server's own business (`decide`)."""
+    rules = _rules(connection, scope, update_class)
+    if not any(rules.values()):
+        return Mode.AUTOMATIC  # one look at an empty table for every poll with an open attempt
+    ruling = _chunk(connection, scope, rules, [device_row], update_class, now)[device_row]
+    mode = ruling.operator.mode
+    return mode if STRICTNESS[mode] >= STRICTNESS[Mode.ASK] else Mode.AUTOMATIC
+
+
 def count_modes(
     connection: Connection, scope: Scope, where: Sql, update_class: UpdateClass, now: datetime
 ) -> dict[str, int]:
@@ -139,11 +152,16 @@ def count_modes(
     rules = _rules(connection, scope, update_class)
     for rows in _pages(connection, where):
         for ruling in _chunk(connection, scope, rules, rows, update_class, now).values():
-            mode = ruling.holding.mode
-            if ruling.opted_out_at is not None and STRICTNESS[mode] < STRICTNESS[Mode.ASK]:
-                mode = Mode.ASK
-            counts[mode.value] += 1
+            counts[Mode.ASK if ruling.asks else ruling.holding.mode] += 1
     return counts
+
+
+def count_asking(connection: Connection, scope: Scope, product: str, update_class: UpdateClass, now: datetime) -> int:
+    """Return how many devices of a product ask their owner; at least 1 where the tenant's own rule is to ask."""
+    tenant = _rules(connection, scope, update_class)[Level.TENANT].get("")
+    where = condition(connection, scope, f'product = "{product}"', now)
+    found = count_modes(connection, scope, where, update_class, now)[Mode.ASK]
+    return max(found, int(tenant is not None and tenant.mode is Mode.ASK))
 
 
 def _pages(connection: Connection, where: Sql) -> Iterator[list[int]]:

@@ -6,10 +6,11 @@ from typing import Any
 
 from fastapi import Request, Response
 
+from firmament.core.consent import Mode, Window
 from firmament.core.manifest import UpdateClass
 from firmament.errors import MalformedError
 from firmament.server.consent import answers, rules
-from firmament.server.consent.model import Level, Mode, Rule, Window
+from firmament.server.consent.model import Level, Rule
 from firmament.server.http import shapes
 from firmament.server.http.operator_base import TEXT, OperatorPart, query_integer
 from firmament.server.inventory.store import get_device

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from firmament.core.consent import Mode
 from firmament.errors import (
     FirmamentError,
     ForbiddenError,
@@ -32,7 +33,9 @@ from firmament.protocol.v1.messages import (
 )
 from firmament.server import device_link, events, versions
 from firmament.server.attempts import service as attempts
+from firmament.server.attempts.machine import MAY_STILL_ASK
 from firmament.server.consent import answers
+from firmament.server.consent.rules import asked_at_least
 from firmament.server.device_link import Intervals, Session
 from firmament.server.events import Event
 from firmament.server.http.downloads import IMMUTABLE, NO_CACHE, CutOffError
@@ -237,7 +240,12 @@ class DeviceApi:
         session = await self._offered(session, poll, now)
         openable = await self._openable(session)
         _, effects = device_link.on_poll(
-            session, poll, intervals=self._intervals, openable=openable.held, why_closed=openable.reason
+            session,
+            poll,
+            intervals=self._intervals,
+            openable=openable.held,
+            why_closed=openable.reason,
+            consent=await self._asked_at_least(session, now),
         )
         reply = device_link.replies(effects)
         changes = [effect for effect in effects if effect is not reply]
@@ -294,6 +302,16 @@ class DeviceApi:
         )
         found = await self._parts.link_reader.find(device.device_id) if has_begun else None
         return session if found is None else Session(*found)
+
+    async def _asked_at_least(self, session: Session, now: datetime) -> Mode:
+        """Return what operators ask of the device at least, while its answer still matters."""
+        attempt, device = session.attempt, session.device
+        if attempt is None or attempt.takes_back is not None or attempt.state not in MAY_STILL_ASK:
+            return Mode.AUTOMATIC
+        scope, update_class = of_device(device.tenant_id, device.device_id), attempt.manifest.update_class
+        return await self._parts.database.read(
+            lambda connection: asked_at_least(connection, scope, device.row_id, update_class, now)
+        )
 
     async def _version(self, device: Device, unix_s: int, *, trusted: int) -> int:
         parts = self._parts

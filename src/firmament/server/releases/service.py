@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from firmament.errors import FirmamentError, MalformedMetadataError, OverloadedError, TornPublishError
 from firmament.log import logger
 from firmament.server import events, products
+from firmament.server.consent.answers import require_notes
 from firmament.server.events import Event
 from firmament.server.payloads.ownership import require_blobs
 from firmament.server.payloads.store import require_blob
@@ -150,6 +151,7 @@ class Publisher:
         if admitted.is_changed:
             new = [(path, repository.digest_of(admitted.targets[path])) for path in admitted.new_targets]
             await self._database.read(lambda connection: require_blobs(connection, scope, new))
+            await self._database.read(lambda connection: self._require_notes(connection, scope, admitted))
             await asyncio.to_thread(self._require_blobs, admitted)
             signed = await self._signer.publish(current, admitted.next.versions)
             complete = require_signed(admitted.next, _files(signed))
@@ -167,6 +169,13 @@ class Publisher:
         if is_won:
             await self._serve(complete)
         return is_won
+
+    def _require_notes(self, connection: Connection, scope: Scope, admitted: Admitted) -> None:
+        """Refuse a new release without notes for owners where owners are asked (docs/integrate/consent.md)."""
+        new, now = set(admitted.new_targets), self._clock.now()
+        for release in admitted.releases:
+            if release.target in new:
+                require_notes(connection, scope, release.manifest, now)
 
     def _require_blobs(self, admitted: Admitted) -> None:
         for path in admitted.new_targets:

@@ -8,12 +8,13 @@ import pytest
 from support.rollout_world import ADMIN, APPROVER, OPERATOR, rollout_world
 
 from firmament.core.clock import SystemClock
+from firmament.core.consent import Mode
 from firmament.core.manifest import Requires, UpdateClass
 from firmament.errors import ConflictError, FirmamentError, ForbiddenError, MalformedError, SecondPersonError
 from firmament.protocol.v1.messages import PollRequest
 from firmament.server.attempts import service as attempts
 from firmament.server.consent import rules
-from firmament.server.consent.model import Level, Mode
+from firmament.server.consent.model import Level
 from firmament.server.database.opening import open_database
 from firmament.server.inventory.model import Device
 from firmament.server.inventory.store import LINK_QUERY
