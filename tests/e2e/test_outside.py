@@ -22,14 +22,14 @@ from joserfc.jwk import RSAKey
 from support.server_world import World
 
 from firmament.errors import OutsideSignInError, SettingError
-from firmament.server.people.outside import COOKIE, Provider, role_table
+from firmament.server.people.outside import COOKIE, Grant, Provider, role_table
 from firmament.server.scope import Role
 from firmament.server.settings import ServerSettings
 
 SUPPORT = Path(__file__).parents[1] / "support/oidc"
 NODE = Path(playwright.__file__).parent / "driver/node"
 CLIENT = "firmament"
-ROLES = ("fleet-operators=operator", "fleet-viewers=viewer")
+ROLES = ("fleet-operators=operator", "fleet-viewers=viewer", "acme=acme/operator")
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +169,19 @@ def test_who_has_no_mapped_group_is_not_let_in_and_nobody_is_admin_by_default(wo
     assert (answer.status, code_of(answer)) == (401, "access/outside-sign-in")
     names = [one["name"] for one in world.admin.ask("GET", "/api/v1/people").json["people"]]
     assert "nobody" not in names
+
+
+def test_a_group_may_lead_into_another_tenant_but_never_into_two(world):
+    assert code_of(Browser(world).sign_in("alice")) == "access/outside-sign-in", "there is no such tenant yet"
+    assert world.admin.ask("POST", "/api/v1/tenants", {"name": "acme"}).status == 204
+    browser = Browser(world)
+    assert browser.sign_in("alice").status == 303
+    me = world.client(browser.cookies["server"]["__Host-firmament"]).ask("GET", "/api/v1/me").json
+    assert (me["name"], me["role"], me["tenant"]) == ("alice", "operator", "acme")
+    assert "alice" not in {one["name"] for one in world.admin.ask("GET", "/api/v1/people").json["people"]}
+    assert code_of(Browser(world).sign_in("both")) == "access/outside-sign-in"
+    assert world.admin.ask("DELETE", "/api/v1/tenants/acme").status == 204
+    assert code_of(Browser(world).sign_in("alice")) == "access/outside-sign-in"
 
 
 def test_a_name_of_somebody_here_is_not_taken_over(world):
@@ -379,7 +392,7 @@ def test_a_provider_with_a_strange_certificate_is_not_asked(hostile, tmp_path):
 
 
 def test_the_table_of_roles_is_explicit():
-    assert role_table(("a=b=viewer",)) == {"a=b": Role.VIEWER}
+    assert role_table(("a=b=viewer", "c=acme/admin")) == {"a=b": Grant(Role.VIEWER), "c": Grant(Role.ADMIN, "acme")}
     for entry in ("viewer", "=viewer", "group=emperor"):
         with pytest.raises(SettingError):
             role_table((entry,))

@@ -51,12 +51,8 @@ class Consents:
 
     @property
     def policy(self) -> Policy:
-        """The policy in force: the settings, the owner's decisions over them, then what the operator asks at least."""
-        record = self._ledger.record
-        policy = record.owner.applied_to(self._parts.policy)
-        if record.attempt is None or record.attempt.manifest is None:
-            return policy
-        return policy.at_least(record.attempt.least, record.attempt.manifest.update_class)
+        """The policy in force."""
+        return in_force(self._ledger.record, self._parts.policy)
 
     @property
     def is_skipped(self) -> bool:
@@ -159,6 +155,14 @@ class Consents:
             "text_digest": str(text.digest),
             "language": text.language,
         }
+
+
+def in_force(record: Record, settings: Policy) -> Policy:
+    """Return the settings, the owner's decisions over them, then what the operator asks at least (ADR-0023)."""
+    policy = record.owner.applied_to(settings)
+    if record.attempt is None or record.attempt.manifest is None:
+        return policy
+    return policy.at_least(record.attempt.least, record.attempt.manifest.update_class)
 
 
 def text_of(record: Record, *, language: str, offline_s: int) -> OfferText | None:

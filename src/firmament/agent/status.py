@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from firmament.agent.applying import is_direct
-from firmament.agent.consent import text_of
+from firmament.agent.consent import in_force, text_of
 from firmament.agent.events import FETCHED_PERCENT, PERCENT
 from firmament.agent.machine import BEFORE_TRIAL, State
 from firmament.agent.owner import consequence, postponing
@@ -169,7 +169,7 @@ def status_of(
 
 def _consent(record: Record, device: Facts) -> dict[str, Any]:
     owner, attempt, now = record.owner, record.attempt, device.now
-    policy = owner.applied_to(device.policy)
+    policy = in_force(record, device.policy)
     value: dict[str, Any] = {
         "security": policy.security.value,
         "feature": policy.feature.value,

@@ -11,6 +11,7 @@ import ipaddress
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from firmament.core import toml
 from firmament.errors import FileError, MalformedError, SettingError, TooLargeError
@@ -74,7 +75,8 @@ class ServerSettings:
     notify_batch_s: int = _setting(30, "News that is not critical waits so long for more.", minimum=0)
     notify_repeat_s: int = _setting(7200, "Critical news is told again after so long, until acknowledged.", minimum=1)
     notify_escalate_s: int = _setting(900, "Critical news goes to escalation outlets after so long.", minimum=1)
-    quiet_hours: str = _setting("", "UTC, e.g. `22:00-06:00`: only critical news goes out then.")
+    quiet_hours: str = _setting("", "E.g. `22:00-06:00` in `quiet_zone`: only critical news goes out then.")
+    quiet_zone: str = _setting("UTC", "Time zone of the quiet hours, e.g. `Europe/Lisbon`.")
     metrics_token: str = _setting("", "Bearer token for `/metrics`; empty: only this machine may read it.")
     checkpoint_every_events: int = _setting(1000, "An audit checkpoint is signed after so many events.", minimum=1)
     checkpoint_interval_s: int = _setting(3600, "And at the latest so long after an event.", minimum=1)
@@ -88,7 +90,7 @@ class ServerSettings:
     oidc_public_url: str = _setting("https://localhost:4443", "Address of this server, as browsers see it.")
     oidc_scope: str = _setting("openid profile email", "What is asked of the provider.")
     oidc_claim: str = _setting("groups", "Claim of the identity token that says who may do what.")
-    oidc_roles: tuple[str, ...] = _setting((), "`claim value=role`; whoever has none of them is not let in.")
+    oidc_roles: tuple[str, ...] = _setting((), "`claim value=[tenant/]role`; whoever has none of them is not let in.")
     header_deadline_s: float = _setting(15.0, "A request's headers must be complete within this time.", minimum=0.1)
     drain_s: float = _setting(
         0.0, "After SIGTERM `/readyz` says no for so long before connections are refused.", minimum=0
@@ -103,6 +105,7 @@ class ServerSettings:
             if minimum is not None and value < minimum:
                 raise SettingError("A setting is too low", setting=setting.name, found=value, minimum=minimum)
         self.quiet_minutes()
+        self.quiet_time_zone()
         for network in self.outbox_networks:
             try:
                 ipaddress.ip_network(network)
@@ -126,6 +129,15 @@ class ServerSettings:
             raise SettingError("Quiet hours are written as 22:00-06:00", found=self.quiet_hours)
         begin, begin_minute, end, end_minute = (int(text) for text in match.groups())
         return 60 * begin + begin_minute, 60 * end + end_minute
+
+    def quiet_time_zone(self) -> ZoneInfo:
+        """Return the zone of the quiet hours; raises SettingError for one that is not known here."""
+        try:
+            return ZoneInfo(self.quiet_zone)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise SettingError(
+                "The time zone is not known here", setting="quiet_zone", found=self.quiet_zone
+            ) from error
 
 
 def read_settings(path: Path, environment: Mapping[str, str]) -> ServerSettings:

@@ -5,7 +5,7 @@ import { createServer } from "node:https";
 import Provider from "oidc-provider";
 
 const [port, certificate, key, clientId, redirectUri] = process.argv.slice(2);
-const GROUPS = { olivia: ["fleet-operators"], vera: ["staff", "fleet-viewers"], nobody: ["staff"] };
+const GROUPS = { olivia: ["fleet-operators"], vera: ["staff", "fleet-viewers"], nobody: ["staff"], alice: ["acme"], both: ["acme", "fleet-viewers"] };
 const provider = new Provider(`https://localhost:${port}`, {
   clients: [{ client_id: clientId, redirect_uris: [redirectUri], token_endpoint_auth_method: "none" }],
   claims: { openid: ["sub"], profile: ["preferred_username", "groups"] },

@@ -220,9 +220,9 @@ def test_settings():
     ("values", "error"),
     [
         ({"mode": "window"}, SettingError),
-        ({"window": "2-4"}, SettingError),
-        ({"window": "02:00-02:00"}, SettingError),
-        ({"window": "25:00-26:00"}, SettingError),
+        ({"window": "2-4"}, MalformedError),
+        ({"window": "02:00-02:00"}, MalformedError),
+        ({"window": "25:00-26:00"}, MalformedError),
         ({"timezone": "Mars/Olympus"}, SettingError),
         ({"timezone": "../../etc/passwd"}, SettingError),
         ({"mode": "sometimes"}, MalformedError),

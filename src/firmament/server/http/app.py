@@ -194,6 +194,7 @@ class Server:
             online_keyids=read_online_keyids(disk, layout.online_public),
             clock=self._clock,
         )
+        vault = load_vault(disk, layout.people_key)
         return Parts(
             settings=settings,
             layout=layout,
@@ -212,7 +213,7 @@ class Server:
                 self._clock,
                 Rhythm(every_events=settings.checkpoint_every_events, interval_s=settings.checkpoint_interval_s),
             ),
-            out=make_out(settings, layout.directory, database, self._clock, publisher),
+            out=make_out(settings, layout, database, self._clock, publisher, vault),
             last_seen=LastSeen(),
             board=Board(),
             address_limit=TokenBuckets(rate_per_s=settings.address_requests_per_s, burst=settings.address_burst),
@@ -220,7 +221,7 @@ class Server:
             enrolment_limit=TokenBuckets(rate_per_s=settings.enrolments_per_s, burst=settings.enrolment_burst),
             login_limit=TokenBuckets(rate_per_s=settings.logins_per_minute / 60, burst=settings.login_burst),
             name_limit=TokenBuckets(rate_per_s=settings.logins_per_minute / 60, burst=settings.login_burst),
-            vault=load_vault(disk, layout.people_key),
+            vault=vault,
             custodian=load_custodian(disk, layout.content),
         )
 

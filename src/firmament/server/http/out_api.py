@@ -153,6 +153,7 @@ class OutApi(OperatorPart):
                 target=target,
                 kinds=kinds,
                 is_escalation=is_escalation,
+                vault=self._parts.vault,
                 now=now,
             )
         )

@@ -8,6 +8,7 @@ acknowledges it or its state ends, and goes to the escalation outlets when nobod
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 MINUTE_S: Final = 60
 HOUR_S: Final = 3600
-DAY_MINUTES: Final = 24 * 60
 EXPIRY_DAYS: Final = (60, 30, 14, 7, 3, 1)
 """Before an expiry, people are told on these days, and every day from the last on."""
 CRITICAL_DAYS: Final = 3
@@ -61,7 +61,7 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How a tenant wants to be told; times of day are minutes since midnight UTC."""
+    """How a tenant wants to be told; times of day are minutes since midnight in `zone`."""
 
     batch_window_s: int = 30
     repeat_every_s: int = 2 * HOUR_S
@@ -69,6 +69,7 @@ class Rules:
     quiet_from: int = 0
     quiet_until: int = 0
     """The same as `quiet_from`: no quiet hours."""
+    zone: tzinfo = UTC
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,8 @@ class Send:
 
 def is_quiet(now: int, rules: Rules) -> bool:
     """Whether it is a time at which only critical news may go out."""
-    minute = now // MINUTE_S % DAY_MINUTES
+    wall = datetime.fromtimestamp(now, rules.zone)
+    minute = 60 * wall.hour + wall.minute
     if rules.quiet_from <= rules.quiet_until:
         return rules.quiet_from <= minute < rules.quiet_until
     return minute >= rules.quiet_from or minute < rules.quiet_until

@@ -5,15 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from firmament.server.authority import RENEW_BEFORE, load_certificate
 from firmament.server.notify.decide import expiry_news, expiry_step
 from firmament.server.notify.store import take_news
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
+    from pathlib import Path
 
+    from firmament.durable import Disk
     from firmament.server.database.port import Connection
+    from firmament.server.layout import Layout
     from firmament.server.releases.model import Published
+    from firmament.server.settings import ServerSettings
 
 DAY_S = 86_400
 
@@ -41,6 +46,22 @@ def of_repository(published: Published) -> list[Expiry]:
         consequence = f"devices refuse releases of {product} until its role is signed again."
         found.append(Expiry(f"role {product}", metadata.signed.expires, consequence))
     return found
+
+
+def of_certificates(disk: Disk, layout: Layout, settings: ServerSettings, now: datetime) -> list[Expiry]:
+    """Return what the server's operators must renew; its own certificate it renews itself, at a start."""
+
+    def expiry(name: str, path: Path, consequence: str) -> Expiry:
+        return Expiry(name, load_certificate(disk, path).not_valid_after_utc, consequence)
+
+    refused = "devices and people no longer believe this server"
+    found = [expiry("device CA", layout.device_ca / "ca.pem", "no device can enrol or renew its certificate.")]
+    if settings.certificate:
+        given = layout.directory / settings.certificate
+        return [*found, expiry("server certificate", given, f"{refused} until the certificate is replaced.")]
+    found.append(expiry("server CA", layout.ca, f"{refused} until they get a new CA."))
+    own = expiry("server certificate", layout.tls / "server.pem", f"{refused} until the server is started again.")
+    return [*found, own] if own.expires - now <= RENEW_BEFORE else found
 
 
 def tell(connection: Connection, tenant_id: int, items: Iterable[Expiry], now: datetime, *, base_url: str) -> int:

@@ -7,6 +7,7 @@ import random  # noqa: TID251 - here the generator is made that others take as a
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from firmament.durable import RealDisk
 from firmament.server.notify import expiry
 from firmament.server.notify.decide import Rules
 from firmament.server.notify.worker import Notifier
@@ -18,10 +19,11 @@ from firmament.server.scope import FIRST_TENANT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from pathlib import Path
 
     from firmament.core.clock import Clock
     from firmament.server.database.port import Database
+    from firmament.server.layout import Layout
+    from firmament.server.people.vault import Vault
     from firmament.server.releases.service import Publisher
     from firmament.server.settings import ServerSettings
 
@@ -46,20 +48,21 @@ class Out:
 
 def make_out(
     settings: ServerSettings,
-    directory: Path,
+    layout: Layout,
     database: Database,
     clock: Clock,
     publisher: Publisher,
+    vault: Vault,
 ) -> Out:
     """Build it from the settings."""
     rng = random.Random()  # noqa: S311 - it spreads retries, it keeps no secret
-    ca = directory / settings.outbox_ca if settings.outbox_ca else None
+    ca = layout.directory / settings.outbox_ca if settings.outbox_ca else None
     broker = BrokerSender(clock, url=settings.mqtt_url, ca=ca)
     courier = Courier(
         database,
         clock,
         {
-            OutletKind.WEBHOOK: WebhookSender(clock, networks=settings.outbox_networks, ca=ca),
+            OutletKind.WEBHOOK: WebhookSender(clock, vault, networks=settings.outbox_networks, ca=ca),
             OutletKind.SMTP: MailSender(clock, url=settings.smtp_url, sender=settings.smtp_from, ca=ca),
             OutletKind.MQTT: broker,
         },
@@ -78,12 +81,14 @@ def make_out(
             escalate_after_s=settings.notify_escalate_s,
             quiet_from=quiet_from,
             quiet_until=quiet_until,
+            zone=settings.quiet_time_zone(),
         ),
         base_url=public_url,
     )
 
     async def tell_expiries() -> None:
-        items, now = expiry.of_repository(publisher.published), clock.now()
+        now = clock.now()
+        items = [*expiry.of_repository(publisher.published), *expiry.of_certificates(RealDisk(), layout, settings, now)]
         # Roots and delegations are common to all products (ADR-0016): the first tenant keeps them.
         await database.submit(lambda connection: expiry.tell(connection, FIRST_TENANT, items, now, base_url=public_url))
 

@@ -44,7 +44,7 @@ class Outlet:
     takes: Takes
     target: str
     """``https://...``, a mail address, or a topic."""
-    secret: str
+    sealed_secret: str
     kinds: tuple[str, ...]
     """Event kinds that are wanted, a subject with a dot for all of it; empty for every event."""
     is_escalation: bool

@@ -17,6 +17,7 @@ import urllib3
 from firmament.errors import DependencyMissingError, FirmamentError, SettingError
 from firmament.server.outbox.guard import judge
 from firmament.server.outbox.model import Answer
+from firmament.server.outbox.store import open_secret
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from firmament.core.clock import Clock
     from firmament.server.outbox.model import Outlet, Parcel
+    from firmament.server.people.vault import Vault
 
 DEADLINE_S: Final = 10.0
 MAX_ANSWER_LENGTH_BYTES: Final = 1024
@@ -41,8 +43,9 @@ def signature(secret: str, unix_s: int, body: bytes) -> str:
 class WebhookSender:
     """POST over HTTPS, signed, to the address that was judged; no redirect, no compression."""
 
-    def __init__(self, clock: Clock, *, networks: Sequence[str], ca: Path | None = None) -> None:
+    def __init__(self, clock: Clock, vault: Vault, *, networks: Sequence[str], ca: Path | None = None) -> None:
         self._clock = clock
+        self._vault = vault
         self._networks = tuple(networks)
         self._context = ssl.create_default_context(cafile=str(ca) if ca is not None else None)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -59,9 +62,10 @@ class WebhookSender:
             "User-Agent": "firmament",
             "Firmament-Kind": parcel.kind,
             "Firmament-Number": str(parcel.number),
-            SIGNATURE_HEADER: signature(outlet.secret, int(self._clock.now().timestamp()), body),
         }
         try:
+            secret = open_secret(self._vault, outlet)
+            headers[SIGNATURE_HEADER] = signature(secret, int(self._clock.now().timestamp()), body)
             place = judge(outlet.target, allowed=self._networks)
             headers["Host"] = place.host if place.port == 443 else f"{place.host}:{place.port}"  # noqa: PLR2004 - HTTPS
             pool = urllib3.HTTPSConnectionPool(

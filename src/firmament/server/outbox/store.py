@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import secrets
 from typing import TYPE_CHECKING, Any, Final
 
-from firmament.errors import ConflictError, MalformedError, NotFoundError
+from firmament.errors import ConflictError, CorruptStateError, MalformedError, NotFoundError
 from firmament.server import events
 from firmament.server.audit import chain
 from firmament.server.events import Event
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from firmament.server.database.port import Connection, Row
     from firmament.server.outbox.model import Answer
+    from firmament.server.people.vault import Vault
 
 MAX_OUTLETS: Final = 100
 """Of one tenant: each costs deliveries."""
@@ -37,6 +39,7 @@ def add_outlet(
     target: str,
     kinds: tuple[str, ...],
     is_escalation: bool,
+    vault: Vault,
     now: datetime,
 ) -> tuple[Outlet, str]:
     """Add an outlet; return it with the secret its deliveries are signed with, shown this once.
@@ -62,7 +65,7 @@ def add_outlet(
             kind.value,
             takes.value,
             target,
-            secret,
+            seal_secret(vault, scope.tenant_id, name, secret) if secret else "",
             " ".join(kinds),
             int(is_escalation),
             cursor,
@@ -71,6 +74,24 @@ def add_outlet(
     )
     events.append(connection, scope, Event.OUTLET_ADDED, now, subject=name, kind=kind.value, takes=takes.value)
     return get_outlet(connection, scope, name), secret
+
+
+def seal_secret(vault: Vault, tenant_id: int, name: str, secret: str) -> str:
+    """Return what is stored of a secret: useless without the server's key, and for another outlet."""
+    return base64.b64encode(vault.seal(secret.encode(), purpose=_purpose(tenant_id, name))).decode()
+
+
+def open_secret(vault: Vault, outlet: Outlet) -> str:
+    """Return the secret that an outlet's deliveries are signed with; raises CorruptStateError."""
+    try:
+        sealed = base64.b64decode(outlet.sealed_secret, validate=True)
+    except ValueError as error:
+        raise CorruptStateError("An outlet's secret cannot be read; add the outlet again", name=outlet.name) from error
+    return vault.open(sealed, purpose=_purpose(outlet.tenant_id, outlet.name)).decode()
+
+
+def _purpose(tenant_id: int, name: str) -> str:
+    return f"outlet:{tenant_id}:{name}"
 
 
 def _check_target(kind: OutletKind, target: str) -> None:
@@ -118,7 +139,7 @@ def read_outlet(row: Row) -> Outlet:
         kind=OutletKind(row["kind"]),
         takes=Takes(row["takes"]),
         target=row["target"],
-        secret=row["secret"],
+        sealed_secret=row["secret"],
         kinds=tuple(row["filter"].split()),
         is_escalation=bool(row["is_escalation"]),
         cursor=row["cursor"],

@@ -4,7 +4,8 @@ What is checked, and why: the state is bound to the browser by a cookie and used
 answer (replay, login CSRF); the code is exchanged with the verifier that only this server knows
 (stolen codes); the identity token's signature by a key of the provider, with an asymmetric
 algorithm from a list (never ``none``, never the shared secret), its issuer, audience, expiry and
-nonce. A person's role comes from a claim by an explicit table; without an entry nobody gets in.
+nonce. A person's tenant and role come from a claim by an explicit table; without an entry nobody
+gets in, and nobody gets into two tenants.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from firmament.server import events
 from firmament.server.events import Event
 from firmament.server.people import sessions
 from firmament.server.people.sessions import Proof
-from firmament.server.scope import FIRST_TENANT, Role, Scope
+from firmament.server.people.tenants import FIRST_TENANT_NAME
+from firmament.server.people.tenants import NAME as TENANT
+from firmament.server.scope import Role, Scope
 from firmament.server.tokens import hash_token
 
 if TYPE_CHECKING:
@@ -60,6 +63,14 @@ class Begun:
 
 
 @dataclass(frozen=True, slots=True)
+class Grant:
+    """What one value of the claim gives."""
+
+    role: Role
+    tenant: str = FIRST_TENANT_NAME
+
+
+@dataclass(frozen=True, slots=True)
 class Identity:
     """What a verified identity token says."""
 
@@ -67,6 +78,7 @@ class Identity:
     subject: str
     name: str
     role: Role
+    tenant: str = FIRST_TENANT_NAME
 
 
 class Provider:
@@ -122,12 +134,8 @@ class Provider:
         subject = claims.get("sub")
         if not isinstance(subject, str) or not 0 < len(subject) <= 255:  # noqa: PLR2004 - OpenID Connect Core §2
             raise OutsideSignInError("The identity token names nobody")
-        return Identity(
-            self._settings.oidc_issuer,
-            subject,
-            _name(claims, subject),
-            self._role(claims.get(self._settings.oidc_claim)),
-        )
+        grant = self._grant(claims.get(self._settings.oidc_claim))
+        return Identity(self._settings.oidc_issuer, subject, _name(claims, subject), grant.role, grant.tenant)
 
     def _verify(self, token: str, *, nonce: str, now: datetime) -> dict[str, Any]:
         try:
@@ -156,14 +164,16 @@ class Provider:
             raise OutsideSignInError("The identity token was made for somebody else", reason="azp")
         return claims
 
-    def _role(self, claim: object) -> Role:
+    def _grant(self, claim: object) -> Grant:
         values = claim if isinstance(claim, list) else [claim]
         found = [self._roles[value] for value in values if isinstance(value, str) and value in self._roles]
         if not found:
             raise OutsideSignInError(
                 "The provider knows you, but gives you no role here", claim=self._settings.oidc_claim
             )
-        return max(found, key=list(Role).index)
+        if len({grant.tenant for grant in found}) > 1:
+            raise OutsideSignInError("The provider gives you roles in several tenants; a person belongs to one")
+        return max(found, key=lambda grant: list(Role).index(grant.role))
 
     def _endpoint(self, name: str) -> str:
         if self._configuration is None:
@@ -207,14 +217,16 @@ class Provider:
             raise OutsideSignInError("The provider's answer cannot be read", reason=error.code) from error
 
 
-def role_table(entries: tuple[str, ...]) -> dict[str, Role]:
-    """Read ``claim value=role`` entries; raises SettingError."""
-    found: dict[str, Role] = {}
+def role_table(entries: tuple[str, ...]) -> dict[str, Grant]:
+    """Read ``claim value=role`` and ``claim value=tenant/role`` entries; raises SettingError."""
+    found: dict[str, Grant] = {}
     for entry in entries:
-        value, separator, role = entry.rpartition("=")
-        if not separator or role not in set(Role) or not value:
-            raise SettingError("oidc_roles is not well formed", found=entry, expected="claim value=role")
-        found[value] = Role(role)
+        value, separator, given = entry.rpartition("=")
+        tenant, slash, role = given.rpartition("/")
+        is_named = TENANT.fullmatch(tenant) if slash else True
+        if not separator or role not in set(Role) or not value or not is_named:
+            raise SettingError("oidc_roles is not well formed", found=entry, expected="claim value=[tenant/]role")
+        found[value] = Grant(Role(role), tenant or FIRST_TENANT_NAME)
     return found
 
 
@@ -248,45 +260,50 @@ def take_back(connection: Connection, vault: Vault, state: str, now: datetime) -
 def admit(connection: Connection, identity: Identity, *, address: str, client: str, now: datetime) -> Opened:
     """Open a session for whom the provider vouches, making the person at the first time.
 
-    The role follows the provider at each sign-in. Raises OutsideSignInError for a disabled
-    person, and for a name that somebody else has here: a provider does not take over an account.
+    The role follows the provider at each sign-in, the tenant stays. Raises OutsideSignInError for a
+    disabled person or tenant, and for a name that somebody else has here: a provider does not take
+    over an account.
     """
+    tenant = connection.execute("SELECT id, disabled FROM tenant WHERE name = ?", (identity.tenant,)).fetchone()
+    if tenant is None or tenant["disabled"]:
+        raise OutsideSignInError("The provider's tenant is not served here", tenant=identity.tenant)
+    scope = Scope(tenant["id"], f"provider:{identity.issuer}")
     row = connection.execute(
-        "SELECT p.id, p.name, p.role, p.disabled FROM outside_identity o JOIN person p ON p.id = o.person_id "
-        "WHERE o.issuer = ? AND o.subject = ?",
+        "SELECT p.id, p.tenant_id, p.name, p.role, p.disabled FROM outside_identity o "
+        "JOIN person p ON p.id = o.person_id WHERE o.issuer = ? AND o.subject = ?",
         (identity.issuer, identity.subject),
     ).fetchone()
     if row is not None and row["disabled"]:
         raise OutsideSignInError("The person was disabled here", name=row["name"])
+    if row is not None and row["tenant_id"] != scope.tenant_id:
+        raise OutsideSignInError("The person belongs to another tenant here", name=row["name"])
     if row is None:
-        person_id = _add(connection, identity, now)
+        person_id = _add(connection, scope, identity, now)
     else:
         person_id = int(row["id"])
         if row["role"] != identity.role.value:
             connection.execute("UPDATE person SET role = ? WHERE id = ?", (identity.role.value, person_id))
-            scope = Scope(FIRST_TENANT, f"provider:{identity.issuer}")
             events.append(connection, scope, Event.PERSON_CHANGED, now, subject=row["name"], role=identity.role.value)
     return sessions.open_console_session(
         connection, person_id=person_id, proof=Proof.OUTSIDE, address=address, client=client, now=now
     )
 
 
-def _add(connection: Connection, identity: Identity, now: datetime) -> int:
+def _add(connection: Connection, scope: Scope, identity: Identity, now: datetime) -> int:
     taken = connection.execute(
-        "SELECT 1 FROM person WHERE tenant_id = ? AND name = ?", (FIRST_TENANT, identity.name)
+        "SELECT 1 FROM person WHERE tenant_id = ? AND name = ?", (scope.tenant_id, identity.name)
     ).fetchone()
     if taken is not None:
         raise OutsideSignInError("The name is somebody else's here", name=identity.name)
     moment = int(now.timestamp())
     person = connection.execute(
         "INSERT INTO person(tenant_id, name, password_hash, role, created_at) VALUES (?, ?, ?, ?, ?) RETURNING id",
-        (FIRST_TENANT, identity.name, NO_PASSWORD, identity.role.value, moment),
+        (scope.tenant_id, identity.name, NO_PASSWORD, identity.role.value, moment),
     ).fetchone()
     connection.execute(
         "INSERT INTO outside_identity(issuer, subject, tenant_id, person_id, created_at) VALUES (?, ?, ?, ?, ?)",
-        (identity.issuer, identity.subject, FIRST_TENANT, person["id"], moment),
+        (identity.issuer, identity.subject, scope.tenant_id, person["id"], moment),
     )
-    scope = Scope(FIRST_TENANT, f"provider:{identity.issuer}")
     events.append(
         connection, scope, Event.PERSON_ADDED, now, subject=identity.name, role=identity.role.value, outside=True
     )

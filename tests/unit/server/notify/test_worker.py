@@ -18,6 +18,7 @@ from firmament.server.notify.worker import Notifier
 from firmament.server.outbox.model import FailingSender, NullSender, OutletKind, Takes
 from firmament.server.outbox.store import add_outlet, mute
 from firmament.server.outbox.worker import Courier
+from firmament.server.people.vault import Vault
 from firmament.server.scope import FIRST_TENANT, Role, Scope
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -55,6 +56,7 @@ class Story:
                     target="a@b",
                     kinds=(),
                     is_escalation=is_escalation,
+                    vault=Vault(bytes(32)),
                     now=NOW,
                 ),
             )

@@ -36,11 +36,13 @@ from firmament.server.outbox.model import (
 )
 from firmament.server.outbox.senders import BrokerSender, MailSender, WebhookSender, signature
 from firmament.server.outbox.worker import Courier
+from firmament.server.people.vault import Vault
 from firmament.server.scope import FIRST_TENANT, Role, Scope
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 SCOPE = Scope(FIRST_TENANT, "person:alice", Role.ADMIN)
 OTHER = Scope(2, "person:bob", Role.ADMIN)
+VAULT = Vault(bytes(32))
 
 
 @pytest.mark.parametrize(
@@ -127,6 +129,7 @@ def add(connection, name="hook", *, scope=SCOPE, kind=OutletKind.WEBHOOK, target
         target=target,
         kinds=kinds,
         is_escalation=False,
+        vault=VAULT,
         now=NOW,
     )
 
@@ -258,8 +261,8 @@ def test_senders_say_what_went_wrong_and_never_raise(path):
         assert not answer.ok
         return answer.text
 
-    assert send(WebhookSender(clock, networks=[]), outlet).startswith("request/forbidden")
-    assert "Error" in send(WebhookSender(clock, networks=["127.0.0.0/8"]), outlet)
+    assert send(WebhookSender(clock, VAULT, networks=[]), outlet).startswith("request/forbidden")
+    assert "Error" in send(WebhookSender(clock, VAULT, networks=["127.0.0.0/8"]), outlet)
     assert send(MailSender(clock, url="", sender="x@y"), mail).startswith("local/setting")
     assert "Error" in send(MailSender(clock, url="smtp://127.0.0.1:1", sender="x@y"), mail)
     assert send(BrokerSender(clock, url=""), topic).startswith("local/setting")
