@@ -13,6 +13,7 @@ set -euo pipefail
 #   tmux                the menu in a real terminal
 #   groff-base          manual pages
 #   mosquitto           a real MQTT broker and its own subscriber
+#   python3-aiosmtpd    a real mail server, with TLS
 #   chromium, fonts-*   the console is tested in a real browser, and photographed
 #   tzdata              windows in device-local time
 #   postgresql          the server's tests run on it, in clusters of their own (Debian's is not used)
@@ -34,6 +35,7 @@ ALL="
     opensc
     openssl
     postgresql
+    python3-aiosmtpd
     qemu-system-arm
     qemu-system-x86
     softhsm2

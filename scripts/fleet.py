@@ -2,6 +2,7 @@
 
 The forecast plays five thousand devices of another seed. Both must stop by themselves and bring
 the updated back; the number of devices touched and the time of the stop must agree within `BAND`.
+Then the same for pairs of smaller fleets: each failure rate with each pair of seeds.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from pathlib import Path
 from firmament.server.rollouts.model import GatePolicy, OnStop, Policy, WaveSpec
 from firmament.sim.fleet.evidence import export_and_verify
 from firmament.sim.fleet.model import Build, Crowd, Scenario, Weather
-from firmament.sim.fleet.play import Fleet, duration, forecast
+from firmament.sim.fleet.play import Fleet, Played, duration, forecast
 
 BAND = 1.5
 """Factor, either way, between what was forecast and what happened."""
@@ -22,6 +23,10 @@ WAVES = (WaveSpec("canary", count=500), WaveSpec("10 %", percent=10.0), WaveSpec
 POLICY = Policy(waves=WAVES, gate=GatePolicy(limit_ratio=0.02, min_finished=50), on_stop=OnStop.REVERT, hold_s=3600)
 BUILD = Build(failure_ratio=0.1, silent_ratio=0.01)
 WEATHER = Weather(lost_ratio=0.02)
+RATES = (0.05, 0.1, 0.3)
+SEEDS = ((1, 11), (2, 12), (3, 13))
+"""Of what happens, and of its forecast."""
+RUN_DEVICES, FORECAST_DEVICES = 3000, 1500
 
 
 def main() -> int:
@@ -41,13 +46,18 @@ def main() -> int:
         fleet.close()
     print(f"played:   {happened.sentence}")
     print(f"evidence: {evidence.last} events, {'verified' if evidence.broken is None else evidence.broken}")
-    problems = []
-    if happened.state != "reverted" or said.state != "reverted":
-        problems.append(f"did not end as reverted: {said.state}, {happened.state}")
-    elif not within(said.touched, happened.touched):
-        problems.append(f"touched {happened.touched}, forecast {said.touched}")
-    elif not within(said.halted_after_s, happened.halted_after_s):
-        problems.append(f"stopped after {duration(happened.halted_after_s)}, forecast {duration(said.halted_after_s)}")
+    problems = differences(said, happened)
+    for rate in RATES:
+        build = Build(failure_ratio=rate, silent_ratio=0.01)
+        for of_run, of_forecast in SEEDS:
+            run = forecast(Scenario(Crowd(devices=RUN_DEVICES), WEATHER, build, seed=of_run), POLICY)
+            told = forecast(Scenario(Crowd(devices=FORECAST_DEVICES), WEATHER, build, seed=of_forecast), POLICY)
+            print(
+                f"{rate:.0%} fail, seeds {of_run}/{of_forecast}: touched {run.touched}, forecast {told.touched}; "
+                f"stopped after {duration(run.halted_after_s or 0)}, forecast {duration(told.halted_after_s or 0)}",
+                flush=True,
+            )
+            problems += differences(told, run)
     if evidence.broken is not None:
         problems.append("the evidence is broken")
     print(
@@ -56,6 +66,18 @@ def main() -> int:
         sep="\n  ",
     )
     return 1 if problems else 0
+
+
+def differences(said: Played, happened: Played) -> list[str]:
+    """Say what of a play was not as forecast."""
+    if happened.state != "reverted" or said.state != "reverted":
+        return [f"did not end as reverted: {said.state}, {happened.state}"]
+    found = []
+    if not within(said.touched, happened.touched):
+        found.append(f"touched {happened.touched}, forecast {said.touched}")
+    if not within(said.halted_after_s, happened.halted_after_s):
+        found.append(f"stopped after {duration(happened.halted_after_s)}, forecast {duration(said.halted_after_s)}")
+    return found
 
 
 def within(one: float, other: float) -> bool:

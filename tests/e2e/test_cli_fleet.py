@@ -93,6 +93,28 @@ def release(world):
     return "thermo/2.0"
 
 
+def test_a_forecast_says_how_long_it_takes_and_what_a_bad_build_would_do(run, release):
+    assumed = ("--failing", "1", "--interval", "3600", "--seed", "4")
+    found = run("rollout", "forecast", release, "-q", "hardware=rpi4", "--limit", "2%", "--hold", "10m", *assumed)
+    assert (found["release"], found["devices"]) == (release, 2)
+    assert found["as_assumed"]["sentence"].startswith("Takes ")
+    assert found["as_assumed"]["counts"] == {"updated": 2}
+    assert sum(found["bad_build"]["counts"].values()) == 2
+
+
+def test_a_simulated_fleet_stops_goes_back_and_leaves_evidence_that_verifies(run, tmp_path):
+    found = run(
+        "sim", "fleet", "--devices", "150", "--failing", "10", "--limit", "2", "--interval", "3600", "--hold", "60",
+        "--export", "evidence.jsonl",
+    )  # fmt: skip
+    assert (found["state"], found["evidence"]["is_whole"]) == ("reverted", True)
+    assert found["sentence"].startswith("Stops by itself after")
+    assert found["failed_at_halt"] + found["updated_at_halt"] <= found["touched"] < 150
+    exported = (tmp_path / "evidence.jsonl").read_text()
+    assert exported.count('"rollout.halted"') == 1
+    assert len(exported.splitlines()) >= found["evidence"]["events"] > found["touched"]
+
+
 def test_a_rollout_from_plan_to_abort(run, world, release):
     planned = run(
         "rollout", "plan", release, "-q", "hardware=rpi4", "--waves", "1,all", "--limit", "2.5%", "--hold", "2h"

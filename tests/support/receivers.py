@@ -39,30 +39,36 @@ class Receiver:
 class Mosquitto:
     """Debian's broker on loopback, and its own subscriber."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, certificate: tuple[Path, Path] | None = None) -> None:
+        """With a certificate and its key it speaks TLS alone; without one, plain."""
         directory.mkdir(parents=True, exist_ok=True)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         settings = directory / "mosquitto.conf"
-        settings.write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence false\n")
+        secure = f"certfile {certificate[0]}\nkeyfile {certificate[1]}\n" if certificate else ""
+        # As root it would become its own user, who may not read the key.
+        settings.write_text(
+            f"user root\nlistener {self.port} 127.0.0.1\nallow_anonymous true\npersistence false\n{secure}"
+        )
+        trusted = ["--cafile", str(certificate[0])] if certificate else []
         self.process = subprocess.Popen(
             ["/usr/sbin/mosquitto", "-c", str(settings)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        wait_for(self._answers)
+        wait_for(lambda: answers(self.port))
         self._got = directory / "got"
         with self._got.open("wb") as got:
             self.listener = subprocess.Popen(
-                ["mosquitto_sub", "-p", str(self.port), "-t", "#", "-F", '{"topic":"%t","retain":%r,"value":%p}'],
+                [
+                    "mosquitto_sub",
+                    "-p",
+                    str(self.port),
+                    *trusted,
+                    "-t",
+                    "#",
+                    "-F",
+                    '{"topic":"%t","retain":%r,"value":%p}',
+                ],
                 stdout=got,
             )
-
-    def _answers(self) -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-        except OSError:
-            return False
-        return True
 
     def got(self) -> list[dict]:
         return [json.loads(line) for line in self._got.read_text().splitlines()]
@@ -71,6 +77,43 @@ class Mosquitto:
         for process in (self.listener, self.process):
             process.terminate()
             process.wait(timeout=10)
+
+
+class MailServer:
+    """Debian's aiosmtpd, which puts mail into a maildir: TLS from the start (`smtps`), or after STARTTLS."""
+
+    def __init__(self, directory: Path, certificate: tuple[Path, Path], *, is_smtps: bool) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.mailbox, self.port = directory / "mail", free_port()
+        kind = "smtps" if is_smtps else "tls"
+        self.process = subprocess.Popen(
+            ["/usr/bin/python3", "-m", "aiosmtpd", "-n", "-l", f"localhost:{self.port}",
+             f"--{kind}cert", certificate[0], f"--{kind}key", certificate[1],
+             "-c", "aiosmtpd.handlers.Mailbox", self.mailbox],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        wait_for(lambda: answers(self.port))
+
+    def got(self) -> list[str]:
+        return [path.read_text() for path in sorted((self.mailbox / "new").glob("*"))]
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(timeout=10)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def wait_for(condition, deadline_s: float = DEADLINE_S):

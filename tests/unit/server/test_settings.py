@@ -31,6 +31,8 @@ def test_defaults_then_file_then_environment(tmp_path):
         ("[server]\nnames = [1]", {}),
         ("[server]\nrepository_access = 'all'", {}),
         ("[server]\ncertificate = 'x'", {}),
+        ("[server]\nquiet_zone = 'Mars/Olympus'", {}),
+        ("[server]\nquiet_zone = '../../etc/passwd'", {}),
         ("server = 1", {}),
         ("[server", {}),
         ("", {"FIRMAMENT_SERVER_PORT": "x"}),

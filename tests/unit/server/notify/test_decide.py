@@ -1,6 +1,7 @@
 """When what goes out, and what it says."""
 
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -76,6 +77,15 @@ def test_quiet_hours_may_cross_midnight_and_cover_exactly_their_minutes(now, beg
     minute = now // 60 % 1440
     inside = minute in {(begin + offset) % 1440 for offset in range((end - begin) % 1440)}
     assert is_quiet(now, Rules(quiet_from=begin, quiet_until=end)) == inside
+
+
+def test_quiet_hours_are_in_the_zone_that_was_named():
+    """From ten in the evening in Lisbon: at nine UTC in summer, at ten in winter."""
+    rules = Rules(quiet_from=22 * 60, quiet_until=6 * 60, zone=ZoneInfo("Europe/Lisbon"))
+    for month, hour in ((7, 21), (1, 22)):
+        begins = datetime(2026, month, 10, hour, tzinfo=UTC)
+        at = [int((begins + timedelta(minutes=minutes)).timestamp()) for minutes in (-1, 0, 8 * 60 - 1, 8 * 60)]
+        assert [is_quiet(moment, rules) for moment in at] == [False, True, True, False]
 
 
 OPEN = st.builds(

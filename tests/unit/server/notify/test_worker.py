@@ -6,11 +6,15 @@ import random
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from support.server_world import make_server
 
 from firmament.core.clock import FixedClock
+from firmament.durable import RealDisk
 from firmament.errors import ForbiddenError, NotFoundError
+from firmament.server.authority import load_certificate
 from firmament.server.database.opening import command_database, open_database
 from firmament.server.events import Event, Wanted, append, find_events
+from firmament.server.layout import Layout
 from firmament.server.notify import expiry, store
 from firmament.server.notify.decide import Rules
 from firmament.server.notify.expiry import Expiry
@@ -20,6 +24,7 @@ from firmament.server.outbox.store import add_outlet, mute
 from firmament.server.outbox.worker import Courier
 from firmament.server.people.vault import Vault
 from firmament.server.scope import FIRST_TENANT, Role, Scope
+from firmament.server.settings import ServerSettings
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 SCOPE = Scope(FIRST_TENANT, "person:alice", Role.ADMIN)
@@ -167,6 +172,21 @@ def test_one_tenant_is_not_told_of_another(story):
     for scope, error in ((SCOPE, NotFoundError), (Scope(2, "person:x", Role.VIEWER), ForbiddenError)):
         with pytest.raises(error):
             store.acknowledge(story.db, scope, told["id"], NOW)
+
+
+def test_certificates_are_among_what_expires(tmp_path):
+    """The server's own certificate is renewed at a start, so it is news only once a start would renew it."""
+    layout, disk = Layout(make_server(tmp_path / "server")), RealDisk()
+    own = load_certificate(disk, layout.tls / "server.pem").not_valid_after_utc
+    names = [
+        [item.name for item in expiry.of_certificates(disk, layout, ServerSettings(), own - timedelta(days=left))]
+        for left in (60, 20)
+    ]
+    assert names == [["device CA", "server CA"], ["device CA", "server CA", "server certificate"]]
+    given = ServerSettings(certificate="tls/server.pem", certificate_key="tls/server.key")
+    found = expiry.of_certificates(disk, layout, given, own - timedelta(days=60))
+    assert [(item.name, item.expires) for item in found][1:] == [("server certificate", own)]
+    assert "until the certificate is replaced" in found[1].consequence
 
 
 def test_an_expiry_is_told_at_each_step_and_ends_when_it_is_renewed(story):

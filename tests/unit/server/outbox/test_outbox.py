@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from firmament.core.clock import FixedClock
 from firmament.errors import (
     ConflictError,
+    CorruptStateError,
     FirmamentError,
     ForbiddenError,
     MalformedError,
@@ -244,6 +246,23 @@ def test_outlets_are_checked_when_they_are_made(path):
         for replay_from in (0, 99):
             with pytest.raises(MalformedError):
                 store.enable(db.connection, SCOPE, "hook", NOW, replay_from=replay_from)
+
+
+def test_a_secret_is_sealed_at_rest_and_opens_only_for_its_own_outlet(path):
+    with opened(path) as db:
+        outlet, secret = add(db.connection)
+        other, _ = add(db.connection, "other")
+        stored = db.connection.execute("SELECT secret FROM outlet WHERE name = 'hook'").fetchone()["secret"]
+    assert secret
+    assert secret not in stored
+    assert store.open_secret(VAULT, outlet) == secret
+    for wrong, vault in (
+        (replace(other, sealed_secret=stored), VAULT),
+        (outlet, Vault(bytes([1]) * 32)),
+        (replace(outlet, sealed_secret=secret), VAULT),
+    ):
+        with pytest.raises(CorruptStateError):
+            store.open_secret(vault, wrong)
 
 
 def test_senders_say_what_went_wrong_and_never_raise(path):
