@@ -158,7 +158,7 @@ class Consents:
 
 
 def in_force(record: Record, settings: Policy) -> Policy:
-    """Return the settings, the owner's decisions over them, then what the operator asks at least (ADR-0025)."""
+    """Return the settings, the owner's decisions over them, then what the operator asks at least (ADR-0026)."""
     policy = record.owner.applied_to(settings)
     if record.attempt is None or record.attempt.manifest is None:
         return policy
