@@ -365,6 +365,11 @@ def test_the_servers_key_is_rotated_while_it_stands_still(bench, agent):
         custody = Custody(row["release"], bytes.fromhex(row["digest"].partition(":")[2]))
         with pytest.raises(KeyWrapError):
             wrap.unwrap(bytes(row["wrapped"]), old, custody)
+    # Without its key file the server says so, and devices still poll.
+    (directory / "content" / "2.key").rename(directory / "kept.key")
+    found = CliRunner(env=bench.env).invoke(program, ["server", "doctor"])
+    assert "5 are wrapped for a key file that is not here" in found.stdout
+    (directory / "kept.key").replace(directory / "content" / "2.key")
     world.server.start()
     device = world.new_device()
     private, device.hpke_public_key = wrap.generate()

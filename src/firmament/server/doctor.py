@@ -19,7 +19,8 @@ from firmament.server.database.migrate import revision
 from firmament.server.database.opening import command_database
 from firmament.server.database.target import database_target
 from firmament.server.keys import DIRECTOR_ROLES, SIGNER_ROLES
-from firmament.server.payloads.custody import key_files
+from firmament.server.payloads.content_keys import count_lost
+from firmament.server.payloads.custody import key_files, read_keyids
 from firmament.server.releases import shared
 from firmament.server.releases.generations import Generations
 from firmament.trust import repository
@@ -61,6 +62,7 @@ class Doctor:
             ("repository", self._repository),
             ("signer", self._signer),
             ("database", self._database),
+            ("content keys", self._content_keys),
             ("space", self._space),
         )
         for name, check in checks:
@@ -110,6 +112,16 @@ class Doctor:
             path = self._layout.settings
             yield Finding("permissions", Verdict.BAD, f"{path} may be written by others", f"Run: chmod 644 {path}")
         yield Finding("permissions", Verdict.GOOD, f"{len(private)} private files were looked at")
+
+    def _content_keys(self) -> Iterator[Finding]:
+        keyids = read_keyids(self._disk, self._layout.content)
+        with command_database(database_target(self._layout, self._settings), read_only=True) as database:
+            lost = database.read(lambda connection: count_lost(connection, keyids))
+        if lost:
+            action = "Put content/ back from a backup, or run `firmament release give-keys`."
+            yield Finding("content keys", Verdict.BAD, f"{lost} are wrapped for a key file that is not here", action)
+        else:
+            yield Finding("content keys", Verdict.GOOD, "all are wrapped for a key file that is here")
 
     def _certificates(self) -> Iterator[Finding]:
         settings, layout = self._settings, self._layout

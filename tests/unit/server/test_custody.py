@@ -9,7 +9,7 @@ from firmament.core.manifest import Image, Manifest, Payload
 from firmament.errors import KeyFileError, KeyWrapError
 from firmament.payload import wrap
 from firmament.payload.wrap import Custody, Purpose
-from firmament.server.payloads.content_keys import NO_KEY, REVOKED, WITHHELD, Held, Openable
+from firmament.server.payloads.content_keys import HINTS, LOST, NO_KEY, REVOKED, WITHHELD, Held, Openable
 from firmament.server.payloads.custody import Custodian, key_files, keyid_of, load_custodian, make_key
 from firmament.server.payloads.store import ServerDisk
 from firmament.server.rollouts.why import DeviceFacts, PollFacts, Question, Verdict, first_missing, judge
@@ -89,6 +89,16 @@ def test_a_device_gets_its_own_wrap_of_what_it_is_named():
     assert openable.wrap_for(server, None, device_id=DEVICE.device_id) is None
     plain = Payload("whole", 1, "thermo/2.0/whole", 3, Digest.of(b"two"))
     assert openable.wrap_for(server, plain, device_id=DEVICE.device_id) is None
+
+
+def test_a_lost_key_file_closes_what_it_opened_and_nothing_else():
+    server = Custodian([wrap.generate()[0]])
+    here, gone = Held(b"", server.keyid, CUSTODY), Held(b"", "0" * 32, CUSTODY)
+    whole = Openable({WHOLE.target: here, DELTA.target: here})
+    assert whole.within(server) is whole
+    part = Openable({WHOLE.target: here, DELTA.target: gone}).within(server)
+    assert (set(part.held), part.reason) == ({WHOLE.target}, LOST)
+    assert LOST in HINTS
 
 
 def content_key(openable, **changes):

@@ -271,9 +271,10 @@ class DeviceApi:
         if attempt is None or not content_keys.is_sealed(attempt.manifest):
             return content_keys.NOTHING_SEALED
         manifest = attempt.manifest
-        return await self._parts.database.read(
+        found = await self._parts.database.read(
             lambda connection: content_keys.openable(connection, device.tenant_id, device.row_id, manifest)
         )
+        return found.within(self._parts.custodian)
 
     def _with_keys(self, device: Device, reply: Reply, openable: Openable) -> Assignment | None:
         """Put the wraps to what the reply names; about 0.2 ms for each sealed payload."""

@@ -6,7 +6,7 @@ wrapping key is not revoked; what was wrapped before cannot be taken back (docs/
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from firmament.errors import ConflictError
@@ -17,7 +17,7 @@ from firmament.server.events import Event
 from firmament.server.scope import Action
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from datetime import datetime
 
     from firmament.core.digest import Digest
@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 REVOKED: Final = "the device's wrapping key was revoked"
 NO_KEY: Final = "the device has no usable wrapping key"
 WITHHELD: Final = "the server was not given the content keys"
+LOST: Final = "the server lost the key file that its content keys are wrapped for"
 HINTS: Final = {
     REVOKED: "Register a new wrapping key of the device.",
     NO_KEY: "Register a wrapping key of the device.",
     WITHHELD: "Give the server the keys with `firmament release give-keys`.",
+    LOST: "Put content/ back from a backup, or give the keys again with `firmament release give-keys`.",
 }
 
 
@@ -60,6 +62,11 @@ class Openable:
             return None
         one = self.held[payload.target]
         return custodian.wrap_for(one.wrapped, one.keyid, one.custody, device_id=device_id, public_key=self.public_key)
+
+    def within(self, custodian: Custodian) -> Openable:
+        """Return it without what this server cannot open: a lost key file must not end the device's polls."""
+        held = {target: one for target, one in self.held.items() if one.keyid in custodian.keyids}
+        return self if len(held) == len(self.held) else replace(self, held=held, reason=LOST)
 
 
 NOTHING_SEALED: Final = Openable()
@@ -132,6 +139,12 @@ def count_held(connection: Connection, scope: Scope, manifest: Manifest) -> int:
         (scope.tenant_id, manifest.release_id, *sealed),
     ).fetchone()
     return int(row["n"])
+
+
+def count_lost(connection: Connection, keyids: Collection[str]) -> int:
+    """Return how many content keys of all tenants are wrapped for a key that is none of these."""
+    rows = connection.execute("SELECT keyid, COUNT(*) AS n FROM content_key GROUP BY keyid")
+    return sum(int(row["n"]) for row in rows if row["keyid"] not in keyids)
 
 
 def renew_all(connection: Connection, custodian: Custodian) -> int:

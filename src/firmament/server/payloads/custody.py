@@ -37,6 +37,11 @@ class Custodian:
         self.public_key: Final = wrap.public_of(privates[-1])
         self.keyid: Final = keyid_of(self.public_key)
 
+    @property
+    def keyids(self) -> frozenset[str]:
+        """The names of all its keys."""
+        return frozenset(self._privates)
+
     def open(self, wrapped: bytes, keyid: str, custody: Custody) -> bytes:
         """Return a content key; raises KeyWrapError for another server's, another file's or a changed one."""
         private = self._privates.get(keyid)
@@ -67,6 +72,11 @@ def load_custodian(disk: Disk, directory: Path) -> Custodian:
     if not key_files(disk, directory):
         make_key(disk, directory)
     return Custodian([_read(disk, path) for path in key_files(disk, directory)])
+
+
+def read_keyids(disk: Disk, directory: Path) -> frozenset[str]:
+    """Return the names of the keys that are there, making none; raises KeyFileError."""
+    return frozenset(keyid_of(wrap.public_of(_read(disk, path))) for path in key_files(disk, directory))
 
 
 def make_key(disk: Disk, directory: Path) -> Path:
