@@ -41,7 +41,7 @@ from firmament.trust.roles import RoleKeys
 
 PASSWORD = "correct horse battery"
 HASHED = hash_password(PASSWORD)
-START_DEADLINE_S = 60
+START_DEADLINE_S = 120
 
 
 def run_command(*arguments: object, check: bool = True, env: dict[str, str] | None = None):
