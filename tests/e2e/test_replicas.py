@@ -186,11 +186,13 @@ def test_doctor_and_metrics_name_the_roles(world, other):
 
 
 def test_a_killed_leader_is_followed_in_time_and_comes_back_as_a_follower(world, other):
+    before = world.server.rows("SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT) AS now")[0]["now"]
     world.server.process.send_signal(signal.SIGKILL)
     world.server.process.wait()
-    began = time.monotonic()
     until(lambda: role(other) == "leader")
-    assert time.monotonic() - began < FAIL_OVER_S
+    # When it began, by the database's clock: asking takes its own time on a busy machine.
+    (since,) = world.server.rows("SELECT leads_since FROM replica WHERE port = ?", other.port)
+    assert since["leads_since"] - before <= FAIL_OVER_S
     world.server.start()
     assert role(world.server) == "follower"
 
@@ -209,7 +211,7 @@ def test_a_leader_that_hangs_loses_its_session_and_changes_nothing_afterwards(wo
 
 def test_sigterm_drains_before_connections_are_refused(world, other):
     draining = replica_of(world.server, world.directory / "draining")
-    draining.env = {**draining.env, "FIRMAMENT_SERVER_DRAIN_S": "1.5"}
+    draining.env = {**draining.env, "FIRMAMENT_SERVER_DRAIN_S": "3"}
     draining.start()
     with Client(draining) as client:
         assert client.ask("GET", "/readyz").status == 200
