@@ -1,15 +1,12 @@
-"""The acceptance checks of the console, numbered as in the design: each in a real browser."""
+"""The acceptance checks of the console about one rollout, numbered as in the design: each in a real browser."""
 
 import re
 import signal
 import time
 
-import pytest
 from playwright.sync_api import expect
 
 from firmament.console.live import HEARTBEAT_S
-
-from .conftest import DESKTOP, PHONE, SCHEMES, violations
 
 
 def wait_for(holds, seconds=30):
@@ -17,22 +14,6 @@ def wait_for(holds, seconds=30):
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.1)
-
-
-# 1. `firmament demo --console` shows a live rollout that halts by itself: tests/e2e/test_demo_console.py.
-
-
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_2_rollout_pages_are_clean_accessible_and_fit(halted, world, open_page, scheme, size):
-    page = open_page(world.server.url, viewport=size, color_scheme=scheme, bypass_csp=True, goto=False)
-    wrong = []
-    for path in (halted.path, halted.path + "/targets", halted.path + "/abort", "/rollouts", "/rollouts/new", "/"):
-        page.goto(world.server.url + path, wait_until="load")
-        wrong += [f"{path}: {what}" for what in violations(page)]
-        if page.evaluate("document.documentElement.scrollWidth") > size["width"]:
-            wrong.append(f"{path}: scrolls sideways")
-    assert wrong == []
 
 
 def test_2_a_rollout_is_decided_without_javascript(halted, world, open_page):
@@ -156,7 +137,7 @@ def test_a_rollout_is_planned_and_made_in_the_console(halted, world, open_page):
     expect(page.get_by_text("Aborted").first).to_be_visible()
 
 
-def test_9_what_was_decided_happens(halted, world, open_page):
+def test_what_was_decided_happens(halted, world, open_page):
     page = open_page(world.server.url, halted.path)
     page.locator("#b-revert").click()
     page.get_by_role("dialog").get_by_label("Reason").fill("revision C does not come up")
@@ -168,4 +149,5 @@ def test_9_what_was_decided_happens(halted, world, open_page):
     assert any("revision C does not come up" in str(event["facts"]) for event in events)
 
 
-# 8 and 10 have tests of their own: tests/e2e/test_cli_*.py, tests/console/test_pictures.py.
+# The others have modules of their own: 1 test_demo.py, 2 test_pages.py, 3 test_many_devices.py, 6 and 9 test_consent.py,
+# 10 test_pictures.py; 8 is about commands: tests/unit/cli, tests/contract.

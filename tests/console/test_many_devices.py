@@ -1,7 +1,8 @@
 """3. A hundred thousand devices: pages stay quick, and the browser never gets more than a hundred rows."""
 
+import os
 import re
-import time
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
@@ -12,8 +13,9 @@ from .conftest import COOKIE, MANY_LOGINS
 
 DEVICES = 100_000
 BUDGET_S = 0.3
-# The promise. Each page is asked several times and the best counts: the machine may be busy.
-TRIES = 5
+"""The promise: of the server's time on a processor, which does not grow when the machine is busy."""
+TRIES = 2
+# The first of them may count what is then kept for some seconds.
 PAGES = (
     "/devices",
     "/devices?size=100",
@@ -26,8 +28,12 @@ PAGES = (
     "/devices?q=site%3Dporto-03+and+seen%3C2h",
     "/devices?q=hardware%3Drev-c+and+not+tag%3Dpinned",
     "/devices?preset=silent",
+    "/devices?preset=attention",
+    "/devices?group=field",
     "/",
+    "/rollouts/new?release=thermo%2F2.14.0",
     "/releases",
+    "/releases/thermo/2.14.0",
 )
 
 
@@ -39,6 +45,7 @@ def big(tmp_path_factory):
     made.server.stop()
     fill(made.server.directory, DEVICES)
     made.server.start()
+    assert made.admin.ask("PUT", "/api/v1/groups/field", {"query": "site=porto-03"}).status == 204
     yield made
     made.close()
 
@@ -54,17 +61,19 @@ def rows(html):
     return len(re.findall(r"<tr>", html)) - len(re.findall(r"<thead>", html))
 
 
+def used_s(world):
+    """What the server process has used of the processors so far."""
+    fields = Path(f"/proc/{world.server.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @pytest.mark.parametrize("path", PAGES)
 def test_3_a_page_takes_less_than_its_budget_and_has_few_rows(big, path):
-    took = []
     for _ in range(TRIES):
-        began = time.perf_counter()
+        began_s = used_s(big)
         html = ask(big, path)
-        took.append(time.perf_counter() - began)
+        assert used_s(big) - began_s < BUDGET_S
         assert rows(html) <= 100
-        if took[-1] < BUDGET_S:
-            break
-    assert min(took) < BUDGET_S, took
 
 
 def test_3_the_last_page_is_as_quick_as_the_first(big):
@@ -74,10 +83,10 @@ def test_3_the_last_page_is_as_quick_as_the_first(big):
         following = re.search(r'id="next"[^>]*href="([^"]+)"', html)[1].replace("&amp;", "&")
         html = ask(big, following)
     last = big.server.rows("SELECT MAX(id) AS id FROM device")[0]["id"]
-    began = time.perf_counter()
+    began_s = used_s(big)
     html = ask(big, f"/devices?size=100&cursor={last - 50}")
     assert rows(html) == 50
-    assert time.perf_counter() - began < BUDGET_S * 3  # asked once, on a machine that may be busy
+    assert used_s(big) - began_s < BUDGET_S
 
 
 def test_3_a_device_of_many_is_found_and_shown(big, browser):
@@ -91,6 +100,19 @@ def test_3_a_device_of_many_is_found_and_shown(big, browser):
     page.locator("tbody a").first.click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("TH-099999")
     context.close()
+
+
+def test_3_one_device_is_as_quick_and_the_versions_of_thirty_days_are_drawn(big, browser):
+    device = big.server.rows("SELECT uid FROM device ORDER BY id DESC LIMIT 1")[0]["uid"]
+    for path in (f"/devices/{device}", f"/devices/{device}/why"):
+        began_s = used_s(big)
+        ask(big, path)
+        assert used_s(big) - began_s < BUDGET_S
+    html = ask(big, "/")
+    assert "Devices by version, day by day" in html
+    chart = html[html.index('id="r-history"') :]
+    assert f"{DEVICES // 1000}k" in chart  # the scale
+    assert "thermo 2.13.4" in chart
 
 
 def test_3_an_export_is_streamed_page_by_page(big):

@@ -158,10 +158,19 @@ def test_the_provider_vouches_and_its_groups_give_the_role(world):
     me = world.client(secret).ask("GET", "/api/v1/me").json
     assert (me["name"], me["role"], me["tenant"]) == ("olivia", "operator", "main")
     assert COOKIE not in browser.cookies["server"]
+    console = browser.ask("server", world.server.url + "/")  # the same cookie opens the console
+    assert (console.status, b"olivia" in console.data) == (200, True)
     again = Browser(world)
     assert again.sign_in("olivia").status == 303
     people = {one["name"]: one for one in world.admin.ask("GET", "/api/v1/people").json["people"]}
     assert people["olivia"]["role"] == "operator"  # one person, however often
+
+
+def test_the_sign_in_page_has_the_providers_button(world):
+    page = Browser(world).ask("server", world.server.url + "/login").data.decode()
+    (button,) = re.findall(r'<a class="btn" href="([^"]+)">.*?Sign in with localhost</a>', page)
+    answer = Browser(world).ask("server", world.server.url + button)
+    assert (answer.status, urllib.parse.urlsplit(answer.headers["location"]).path) == (303, "/auth")
 
 
 def test_who_has_no_mapped_group_is_not_let_in_and_nobody_is_admin_by_default(world):

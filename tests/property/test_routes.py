@@ -26,7 +26,7 @@ PUBLIC = "public"
 OWN = "own account"
 CLASSES = {
     Action.READ: """
-        GET /api/v1/devices/versions|GET /api/v1/trust|GET /api/v1/image/state|GET /api/v1/products
+        GET /api/v1/devices/versions|GET /api/v1/devices/versions/days|GET /api/v1/trust|GET /api/v1/image/state|GET /api/v1/products
         GET /api/v1/releases|GET /api/v1/releases/{product}/{version}|GET /api/v1/devices/count
         GET /api/v1/products/{product}/images
         GET /api/v1/devices/attributes|GET /api/v1/tags|GET /api/v1/groups|GET /api/v1/filters
@@ -100,7 +100,7 @@ CLASSES = {
         DELETE /api/v1/me/sessions/{session_id}|GET /api/v1/tokens|POST /api/v1/tokens
         DELETE /api/v1/tokens/{token_id}|GET /api/v1/me
     """,
-    PUBLIC: "GET /health|GET /healthz|GET /readyz|POST /api/v1/login|GET /metrics|GET /api/v1/outside/start|GET /api/v1/outside/callback",  # metrics: to loopback and given networks, sums only
+    PUBLIC: "GET /health|GET /healthz|GET /readyz|POST /api/v1/login|GET /metrics|GET /api/v1/outside|GET /api/v1/outside/start|GET /api/v1/outside/callback",  # metrics: to loopback and given networks, sums only
 }
 UNTOLD = {"POST /api/v1/logout"}
 """Ends the session that asks; played by itself in the tests of sessions."""

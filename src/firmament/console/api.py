@@ -76,9 +76,9 @@ class Api:
         """Return the JSON of a PUT; raises ApiError."""
         return await self._ask("PUT", path, body=body)
 
-    async def delete(self, path: str) -> Any:
+    async def delete(self, path: str, **query: object) -> Any:
         """Return the JSON of a DELETE, None without one; raises ApiError."""
-        return await self._ask("DELETE", path)
+        return await self._ask("DELETE", path, query=query)
 
     async def text(self, path: str, **query: object) -> bytes:
         """Return the bytes of a GET, for what is not JSON; raises ApiError."""

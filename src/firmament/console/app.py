@@ -19,7 +19,9 @@ from firmament.console.api import FORBIDDEN, NOT_FOUND, UNAUTHENTICATED, Api, Ap
 from firmament.console.live import Live
 from firmament.console.render import Assets, Templates
 from firmament.console.views import VIEWS
+from firmament.console.views.account import ENROLMENT
 from firmament.console.views.overview import Badges
+from firmament.console.views.session import provider
 from firmament.console.visit import SEE_OTHER, Me, Visit
 from firmament.errors import FirmamentError
 from firmament.log import logger
@@ -104,7 +106,9 @@ class Console:
                 if not visit.api.token:
                     return _to_sign_in(request)
                 visit.me = Me.of_json(await visit.api.get("/me"))
-                visit.nav = await self._badges.of(visit)
+                if visit.me.needs_factor and not view.is_for_enrolment:
+                    return RedirectResponse(ENROLMENT, status_code=SEE_OTHER)
+                visit.nav = {} if visit.me.needs_factor else await self._badges.of(visit)
             return await view.handle(visit, **child["path_params"])
         if visit.api.token:
             visit.me = await self._who(visit)
@@ -179,7 +183,7 @@ async def _signed_out(request: Request, visit: Visit) -> Response:
         problem="You were signed out. Sign in again to go on" + (": what you had filled in is kept." if held else "."),
         needs_code=False,
         name="",
-        providers=[],
+        provider=await provider(visit),
     )
     guard.end_session(response)
     return response

@@ -16,6 +16,7 @@ TOP: Final = 18
 BOTTOM: Final = 26
 HEADROOM: Final = 1.25
 MAX_POINTS: Final = 240
+DAY_S: Final = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,3 +100,45 @@ def stacked(parts: Sequence[tuple[str, int]], total: int) -> tuple[Segment, ...]
         found.append(Segment(key, round(x, 2), round(width, 2), value))
         x += width
     return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """One day's bar: its place, and its parts from the bottom up."""
+
+    at: int
+    x: float
+    width: float
+    parts: tuple[tuple[str, float, float], ...]
+    """Key, top and height."""
+
+
+@dataclass(frozen=True, slots=True)
+class Days:
+    """Bars side by side, one a day; a day without counts is a gap."""
+
+    bars: tuple[Day, ...]
+    top: int
+    ticks: tuple[Tick, ...]
+
+
+def days(counted: Sequence[tuple[int, Sequence[tuple[str, int]]]], last_at: int, number: int) -> Days | None:
+    """Place counts of days (begin of the day, parts) on a scale that ends with `last_at`; None for no day."""
+    top = max((sum(value for _, value in parts) for _, parts in counted), default=0)
+    if top <= 0:
+        return None
+    step = (WIDTH - LEFT - RIGHT) / number
+    room = HEIGHT - TOP - BOTTOM
+    bars = []
+    for at, parts in counted:
+        place = number - 1 - round((last_at - at) / DAY_S)
+        if not 0 <= place < number:
+            continue
+        y, found = float(HEIGHT - BOTTOM), []
+        for key, value in parts:
+            height = room * value / top
+            y -= height
+            found.append((key, round(y, 1), round(height, 1)))
+        bars.append(Day(at, round(LEFT + place * step + 1, 1), round(step - 2, 1), tuple(found)))
+    ticks = tuple(Tick(round(TOP + room * (1 - share), 1), top * share) for share in (0.0, 0.5, 1.0))
+    return Days(tuple(bars), top, ticks)

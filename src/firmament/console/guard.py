@@ -29,6 +29,7 @@ SESSION_COOKIE: Final = "__Host-firmament"
 """The prefix makes browsers insist on Secure, on path / and on no domain."""
 THEME_COOKIE: Final = "firmament-theme"
 KEYS_COOKIE: Final = "firmament-keys"
+COLUMNS_COOKIE: Final = "firmament-columns"
 THEMES: Final = ("light", "dark")
 YEAR_S: Final = 31_536_000
 MAX_FORM_LENGTH_BYTES: Final = 256 * 1024

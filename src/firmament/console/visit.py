@@ -32,6 +32,10 @@ class Me:
     product: str | None
     tenant: str
     actions: frozenset[str]
+    has_factor: bool = False
+    """Whether a second factor is set up."""
+    needs_factor: bool = False
+    """The role must have one, and this session was not opened with it: nothing else is answered."""
     roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Action to the roles that may do it: for saying which one is missing."""
 
@@ -44,6 +48,8 @@ class Me:
             product=found.get("product"),
             tenant=str(found.get("tenant") or ""),
             actions=frozenset(found["actions"]),
+            has_factor=bool(found["second_factor"]),
+            needs_factor=bool(found["needs_second_factor"]),
             roles={action: tuple(roles) for action, roles in found["roles"].items()},
         )
 
@@ -100,6 +106,10 @@ class Visit:
     def query(self, name: str, default: str = "") -> str:
         """Return a parameter of the address."""
         return default if self.request is None else self.request.query_params.get(name, default)
+
+    def cookie(self, name: str) -> str:
+        """Return what this browser keeps under a name, empty when it keeps nothing."""
+        return "" if self.request is None else self.request.cookies.get(name, "")
 
     async def form(self) -> dict[str, str]:
         """Return the form that was sent; of fields of one name, the last."""

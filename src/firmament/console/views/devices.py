@@ -1,4 +1,4 @@
-"""Devices: the list with search and filters, one device, and what may be done with them."""
+"""Devices: the list with search, filters, columns and saved views, its export, and tokens that let new ones in."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from urllib.parse import quote, urlencode
 
 from starlette.responses import Response, StreamingResponse
 
-from firmament.console import formats
-from firmament.console.api import ApiError
-from firmament.console.live import draws
-from firmament.console.views.base import Field, ask, chosen, get, post
+from firmament.console import formats, guard
+from firmament.console.views.base import ask, chosen, get, post
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
+    from firmament.console.api import ApiError
     from firmament.console.visit import Visit
 
 PAGE_SIZES: Final = (25, 50, 100)
@@ -26,7 +25,22 @@ PAGE_SIZES: Final = (25, 50, 100)
 MAX_TRAIL: Final = 40
 """How many pages one can go back; further back is the first page."""
 QUERY_PROBLEM: Final = "request/query"
-CSV_PAGE: Final = 100
+CSV_PAGE: Final = 500
+MAX_CSV_ROWS: Final = 250_000
+"""A longer export ends with a line that says so: narrow the query."""
+SHOWN_COLUMNS: Final = {
+    "product": "Product",
+    "site": "Site",
+    "version": "Version",
+    "sequence": "Sequence",
+    "state": "State",
+    "tags": "Tags",
+    "gateway": "Gateway",
+    "enrolled": "Enrolled",
+    "seen": "Seen",
+}
+"""Beside the serial, which is always there; in this order."""
+USUAL_COLUMNS: Final = ("product", "site", "version", "state", "tags", "seen")
 LANGUAGE: Final = re.compile(r'[=<>~()"]|\b(?:has|in|not)\b')
 PRESETS: Final = (
     ("attention", "Needs attention", "has error"),
@@ -121,6 +135,9 @@ async def listed(visit: Visit) -> Response:
         "next_address": _next(asked, page.value),
         "back_address": _back(asked),
         "presets": PRESETS,
+        "columns": columns_of(visit),
+        "all_columns": SHOWN_COLUMNS,
+        "views": await visit.card(api.get("/filters")),
     }
     if visit.wants_fragment:
         return visit.page("devices_list.html", **values)
@@ -128,9 +145,24 @@ async def listed(visit: Visit) -> Response:
         "versions": await visit.card(api.get("/devices/versions")),
         "products": await visit.card(api.get("/products")),
         "groups": await visit.card(api.get("/groups")),
-        "views": await visit.card(api.get("/filters")),
     }
     return visit.page("devices.html", **values)
+
+
+def columns_of(visit: Visit) -> tuple[str, ...]:
+    """Return the columns that this browser wants."""
+    kept = visit.cookie(guard.COLUMNS_COOKIE)
+    found = tuple(name for name in SHOWN_COLUMNS if name in kept.split("."))
+    return found or USUAL_COLUMNS
+
+
+async def choose_columns(visit: Visit) -> Response:
+    """Keep the columns for this browser; none at all means the usual ones."""
+    pairs = await visit.pairs()
+    wanted = {value for name, value in pairs if name == "column"}
+    response = visit.go(dict(pairs).get("back") or "/devices", said="columns")
+    guard.set_choice(response, guard.COLUMNS_COOKIE, ".".join(name for name in SHOWN_COLUMNS if name in wanted))
+    return response
 
 
 def marked(asked: Asked, problem: ApiError | None) -> tuple[str, str, str] | None:
@@ -176,13 +208,18 @@ COLUMNS: Final = (
 
 async def _csv(visit: Visit, asked: Asked, page: Mapping[str, Any]) -> AsyncIterator[str]:
     yield ",".join(COLUMNS) + "\r\n"
+    count = 0
     while True:
         buffer = io.StringIO()
         writer = csv.writer(buffer)
         for device in page["devices"]:
             writer.writerow([_cell(name, device.get(name)) for name in COLUMNS])
         yield buffer.getvalue()
+        count += len(page["devices"])
         if not page["next"]:
+            return
+        if count >= MAX_CSV_ROWS:
+            yield f"# stopped after {count} rows: narrow the query\r\n"
             return
         page = await visit.api.get("/devices", query=asked.query, limit=CSV_PAGE, cursor=page["next"])
 
@@ -195,129 +232,6 @@ def _cell(name: str, value: object) -> object:
     text = "" if value is None else str(value)
     # A cell that begins like a formula is run by spreadsheets; devices choose their serials.
     return "'" + text if text[:1] in {"=", "+", "-", "@", "\t", "\r"} else text
-
-
-# --- one device ----------------------------------------------------------------------------
-
-
-async def shown(visit: Visit, device_id: str) -> Response:
-    """Show one device."""
-    return visit.page("device.html", live=f"device.{device_id}", **await _device(visit, device_id))
-
-
-async def _device(visit: Visit, device_id: str) -> dict[str, Any]:
-    path = f"/devices/{quote(device_id, safe='')}"
-    api = visit.api
-    device = await api.get(path)
-    return {
-        "device": device,
-        "attempts": await visit.card(api.get(path + "/attempts")),
-        "timeline": await visit.card(api.get(path + "/timeline")),
-        "consent": await visit.card(api.get(path + "/consent")),
-        "releases": await visit.card(api.get("/releases", product=device["product"])),
-    }
-
-
-@draws("device")
-async def device_regions(visit: Visit, key: str) -> dict[str, str]:
-    """Draw what changes by itself."""
-    context = await _device(visit, key)
-    return {name: visit.draw(f"device_{name}.html", **context) for name in ("head", "slots", "timeline")}
-
-
-async def why(visit: Visit, device_id: str) -> Response:
-    """Say rule by rule why the device has or has not a release."""
-    path = f"/devices/{quote(device_id, safe='')}"
-    device = await visit.api.get(path)
-    releases = await visit.api.get("/releases", product=device["product"])
-    release = visit.query("release") or (releases["releases"][0]["release"] if releases["releases"] else "")
-    answer = await visit.card(visit.api.get(path + "/why", release=release)) if release else None
-    return visit.page("device_why.html", device=device, release=release, releases=releases["releases"], answer=answer)
-
-
-async def ask_assign(visit: Visit, device_id: str) -> Response:
-    """Ask which release the device is to get."""
-    device = await visit.api.get(f"/devices/{quote(device_id, safe='')}")
-    releases = await visit.api.get("/releases", product=device["product"])
-    newer = [
-        (found["release"], f"{found['version']} (sequence {found['sequence_number']})")
-        for found in releases["releases"]
-        if found["withdrawn_at"] is None
-    ]
-    return ask(
-        visit,
-        title=f"Offer a release to {name_of(device)}?",
-        lines=(
-            (
-                "The device asks its owner where its policy says so, installs into the other slot, tries it once, "
-                "and goes back by itself if it is not healthy."
-            ),
-        ),
-        groups=(("Device", name_of(device)), ("Runs now", device["version"] or "unknown")),
-        fields=(Field("release", "Release", choices=tuple(newer)),),
-        refusal="" if newer else "There is no release of this product yet.",
-        action=f"/devices/{quote(device_id, safe='')}/assign",
-        back=f"/devices/{device_id}",
-        label="Offer it",
-    )
-
-
-async def assign(visit: Visit, device_id: str) -> Response:
-    """Assign a release."""
-    fields = await visit.form()
-    await visit.api.post(f"/devices/{quote(device_id, safe='')}/assign", {"release": fields.get("release", "")})
-    return visit.go(f"/devices/{device_id}", said="assigned")
-
-
-async def ask_change(visit: Visit, device_id: str, change: str) -> Response:
-    """Ask before a device is refused, accepted again, or its assignment is taken back."""
-    device = await visit.api.get(f"/devices/{quote(device_id, safe='')}")
-    if change not in _CHANGES:
-        raise ApiError(404, {"title": "There is no such page"})
-    title, lines, label, kind, _ = _CHANGES[change]
-    return ask(
-        visit,
-        title=title.format(name=name_of(device)),
-        lines=lines,
-        action=f"/devices/{quote(device_id, safe='')}/{change}",
-        back=f"/devices/{device_id}",
-        label=label,
-        kind=kind,
-        keep="Keep it as it is",
-    )
-
-
-async def change(visit: Visit, device_id: str, change: str) -> Response:
-    """Do what was asked."""
-    path = f"/devices/{quote(device_id, safe='')}"
-    if change not in _CHANGES:
-        raise ApiError(404, {"title": "There is no such page"})
-    if change == "unassign":
-        await visit.api.delete(path + "/assign")
-    else:
-        await visit.api.post(f"{path}/{change}")
-    return visit.go(f"/devices/{device_id}", said=_CHANGES[change][4])
-
-
-_CHANGES: Final[dict[str, tuple[str, tuple[str, ...], str, str, str]]] = {
-    "disable": (
-        "Refuse {name} from now on?",
-        (("The server answers none of its questions any more: it gets no update and its reports are refused. "
-         "What runs on it goes on running. An open attempt ends with what the device already has."),),
-        "Refuse the device", "danger", "disabled",
-    ),
-    "enable": (
-        "Accept {name} again?",
-        ("Its questions are answered again, and it gets what is assigned to it.",),
-        "Accept the device", "primary", "enabled",
-    ),
-    "unassign": (
-        "Take the assignment of {name} back?",
-        (("If the device has not started its trial, it stays on the version it runs. A trial that runs "
-         "already ends by its own health check."),),
-        "Take it back", "danger", "unassigned",
-    ),
-}  # fmt: skip
 
 
 async def tag(visit: Visit) -> Response:
@@ -337,6 +251,29 @@ async def save_view(visit: Visit) -> Response:
     name = quote(fields.get("name", "").strip(), safe="")
     await visit.api.put(f"/filters/{name}", {"query": fields.get("query", "")})
     return visit.go("/devices?" + urlencode({"q": fields.get("query", "")}), said="view-saved")
+
+
+async def ask_remove_view(visit: Visit) -> Response:
+    """Say that only the name goes."""
+    name = visit.query("name")
+    return ask(
+        visit,
+        title=f"Remove the view {name}?",
+        lines=("Its name and query go, for everybody. The devices it shows are not touched.",),
+        hidden=(("name", name),),
+        action="/devices/views/remove",
+        back="/devices",
+        label="Remove the view",
+        kind="danger",
+        keep="Keep it",
+    )
+
+
+async def remove_view(visit: Visit) -> Response:
+    """Forget a saved query."""
+    fields = await visit.form()
+    await visit.api.delete(f"/filters/{quote(fields.get('name', ''), safe='')}")
+    return visit.go("/devices", said="view-removed")
 
 
 async def enrol(visit: Visit) -> Response:
@@ -363,22 +300,14 @@ def _host(visit: Visit) -> str:
     return visit.request.headers.get("host", "") if visit.request is not None else ""
 
 
-def name_of(device: Mapping[str, Any]) -> str:
-    """Return what people call a device: its serial, else the start of its id."""
-    return str(device.get("serial") or device["device_id"][:8])
-
-
 VIEWS: Final = (
     get("/devices", listed),
     get("/devices.csv", export),
     get("/devices/enrol", enrol),
     post("/devices/enrol", make_token),
     post("/devices/tags", tag),
+    post("/devices/columns", choose_columns),
     post("/devices/views", save_view),
-    get("/devices/{device_id}", shown),
-    get("/devices/{device_id}/why", why),
-    get("/devices/{device_id}/assign", ask_assign),
-    post("/devices/{device_id}/assign", assign),
-    get("/devices/{device_id}/{change}", ask_change),
-    post("/devices/{device_id}/{change}", change),
+    get("/devices/views/remove", ask_remove_view),
+    post("/devices/views/remove", remove_view),
 )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from firmament.console.formats import DAY_S
-from firmament.console.views.base import get
+from firmament.console.views.base import chosen, get
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -113,4 +113,81 @@ def months(now: datetime) -> list[Month]:
     return found
 
 
-VIEWS: Final = (get("/keys", shown),)
+REHEARSAL: Final = (
+    "firmament init rehearsal --product rehearsal",
+    "cd rehearsal",
+    "firmament key generate next --kind ed25519",
+    "firmament key ceremony start --add root=next --remove root=root-ed25519 --out root-2.ceremony",
+    "firmament key ceremony show root-2.ceremony",
+    "firmament key ceremony sign root-2.ceremony",
+    "firmament key ceremony finish root-2.ceremony",
+    "firmament key list",
+)
+"""With keys made for the occasion, in a folder of its own: nothing of it reaches a server or a device."""
+BEGIN_BEFORE_S: Final = 60 * DAY_S
+"""Custodians are many, and on holiday: a rotation begins so long before the root ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """What the next root of a repository takes, from what is published now."""
+
+    version: int
+    threshold: int
+    keys: int
+    spare: int
+    """How many keys may be missing on the day."""
+    expires_at: int | None
+    begin_at: int | None
+    commands: tuple[tuple[str, str], ...]
+    """What is done, and the command."""
+
+
+def rotation(role: Mapping[str, Any]) -> Rotation:
+    """Return the steps that lead from this root to the next. Pure."""
+    version, threshold = int(role["version"] or 0), int(role["threshold"])
+    file = f"root-{version + 1}.ceremony" if role["repository"] == "image" else f"director-{version + 1}.ceremony"
+    other = "" if role["repository"] == "image" else " --repository director"
+    return Rotation(
+        version=version,
+        threshold=threshold,
+        keys=len(role["keys"]),
+        spare=len(role["keys"]) - threshold,
+        expires_at=role["expires_at"],
+        begin_at=None if role["expires_at"] is None else role["expires_at"] - BEGIN_BEFORE_S,
+        commands=(
+            (
+                "One person drafts root {next}. Nothing is signed yet.",
+                f"firmament key ceremony start{other} --add root=NEW-KEY --remove root=OLD-KEY --out {file}",
+            ),
+            ("Everybody looks, and says the fingerprint aloud.", f"firmament key ceremony show {file}"),
+            (
+                "Each custodian signs on their own machine, against their own copy of root {now}.",
+                f"firmament key ceremony sign {file} --trusted-root {version}.root.json",
+            ),
+            (
+                "When {threshold} of the old and as many of the new keys have signed: take it in and publish.",
+                f"firmament key ceremony finish {file}\nfirmament release publish",
+            ),
+        ),
+    )
+
+
+async def rehearsal(visit: Visit) -> Response:
+    """Show how a root is replaced, with the numbers of this server, and how to practise it with keys made for that."""
+    repository = chosen(visit, ("image", "director"), "repository", "image")
+    trust = await visit.card(visit.api.get("/trust"))
+    roles = trust.value["roles"] if trust.value else []
+    root = next((role for role in roles if role["role"] == "root" and role["repository"] == repository), None)
+    return visit.page(
+        "rehearsal.html",
+        trust=trust,
+        root=root,
+        rotation=rotation(root) if root else None,
+        consequence=consequence(root) if root else "",
+        repository=repository,
+        practice="\n".join(REHEARSAL),
+    )
+
+
+VIEWS: Final = (get("/keys", shown), get("/keys/rehearsal", rehearsal))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from firmament.console import formats
+from firmament.console import charts, formats
 from firmament.console.live import draws
 from firmament.console.views.base import get
 
@@ -24,6 +24,10 @@ SOON_S: Final = 60 * formats.DAY_S
 URGENT_S: Final = 14 * formats.DAY_S
 BADGE_LIFE_S: Final = 5.0
 MAX_BADGES: Final = 1000
+HISTORY_DAYS: Final = 30
+PARTS: Final = ("needs", "rollouts", "versions", "history", "events")
+KINDS: Final = 5
+"""So many versions have a colour of their own; the rest are one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,9 +219,45 @@ async def _context(visit: Visit) -> dict[str, Any]:
         "needs": needs(found, visit.now),
         "steps": first_run(found),
         "versions": await visit.card(visit.api.get("/devices/versions")),
+        "history": await visit.card(history(visit)),
         "events": await visit.card(latest_events(visit, 10)),
         "host": host,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What the field ran in the last days: a chart, and the same numbers as a table."""
+
+    names: tuple[str, ...]
+    """Of the versions with a colour of their own, the most frequent today first."""
+    rows: tuple[tuple[int, tuple[int, ...]], ...]
+    """Begin of a day, and the count of each name; after them, of all others."""
+    chart: charts.Days | None
+
+
+async def history(visit: Visit) -> History:
+    """Ask for the last days."""
+    found = await visit.api.get("/devices/versions/days", days=HISTORY_DAYS)
+    return over_time(found["days"])
+
+
+def over_time(days: list[dict[str, Any]]) -> History:
+    """Put counts by version into columns. Pure."""
+    newest: dict[str, int] = {}
+    for day in days:  # the last one wins, and what is gone today comes last
+        newest = dict.fromkeys(newest, 0) | {
+            f"{one['product']} {one['version'] or 'not reported'}": one["count"] for one in day["versions"]
+        }
+    names = tuple(sorted(newest, key=lambda name: -newest[name])[:KINDS])
+    rows = []
+    for day in days:
+        counts = {f"{one['product']} {one['version'] or 'not reported'}": one["count"] for one in day["versions"]}
+        shown = tuple(counts.get(name, 0) for name in names)
+        rows.append((int(day["at"]), (*shown, day["total"] - sum(shown))))
+    keyed = [(at, [(f"v{i}", count) for i, count in enumerate(counts)]) for at, counts in rows]
+    chart = charts.days(keyed, rows[-1][0], HISTORY_DAYS) if rows else None
+    return History(names, tuple(rows), chart)
 
 
 async def latest_events(visit: Visit, count: int) -> list[dict[str, Any]]:
@@ -233,7 +273,8 @@ async def regions(visit: Visit, _key: str) -> dict[str, str]:
     if context["steps"] is not None:
         return {}  # the first run: the person follows steps, nothing moves under their hands
     return {
-        name: visit.draw(f"overview_{name}.html", **context) for name in ("needs", "rollouts", "versions", "events")
+        name: visit.draw(f"overview_{name}.html", **context)
+        for name in ("needs", "rollouts", "versions", "history", "events")
     }
 
 

@@ -20,7 +20,7 @@ HOUR_S: Final = 3600
 
 async def show(visit: Visit) -> Response:
     """Show the form."""
-    return _form(visit, next=guard.local_path(visit.query("next", "/")))
+    return await _form(visit, next=guard.local_path(visit.query("next", "/")))
 
 
 async def sign_in(visit: Visit) -> Response:
@@ -30,7 +30,7 @@ async def sign_in(visit: Visit) -> Response:
     going_on = guard.local_path(fields.get("next", "/"))
     held = [(name.removeprefix("held:"), value) for name, value in pairs if name.startswith("held:")]
     held_path = guard.local_path(fields.get("held_path", "")) if fields.get("held_path") else ""
-    body = {"name": fields.get("name", "").strip(), "password": fields.get("password", "")}
+    body = {"kind": "console", "name": fields.get("name", "").strip(), "password": fields.get("password", "")}
     if fields.get("code"):
         body["code"] = fields["code"].replace(" ", "")
     try:
@@ -41,7 +41,7 @@ async def sign_in(visit: Visit) -> Response:
         problem = error.title + "."
         if error.code == NEEDS_CODE and not fields.get("code"):
             problem = "Enter the code of your authenticator as well."
-        return _form(
+        return await _form(
             visit, status=status, next=going_on, held=held, held_path=held_path,
             problem=problem, needs_code=needs_code, name=body["name"],
         )  # fmt: skip
@@ -74,9 +74,16 @@ async def choose(visit: Visit) -> Response:
     return response
 
 
-def _form(visit: Visit, *, status: int = 200, **values: Any) -> Response:
+async def provider(visit: Visit) -> str:
+    """Return the name of the identity provider that people may sign in through, empty for none."""
+    found = await visit.card(visit.api.get("/outside"))
+    return str(found.value["provider"]) if found.value else ""
+
+
+async def _form(visit: Visit, *, status: int = 200, **values: Any) -> Response:
     base: dict[str, Any] = {
-        "next": "/", "held": [], "held_path": "", "problem": "", "needs_code": False, "name": "", "providers": [],
+        "next": "/", "held": [], "held_path": "", "problem": "", "needs_code": False, "name": "",
+        "provider": await provider(visit),
     }  # fmt: skip
     if visit.query("out"):
         base["problem"] = "You are signed out."

@@ -1,4 +1,4 @@
-"""Settings: people and roles, tokens, sessions, notifications, consent, about."""
+"""Settings: tokens, notifications, about."""
 
 from __future__ import annotations
 
@@ -15,47 +15,6 @@ if TYPE_CHECKING:
     from firmament.console.visit import Visit
 
 TOKEN_LIVES: Final = (("1", "a day"), ("30", "30 days"), ("90", "90 days"), ("365", "a year"))
-
-
-async def people(visit: Visit) -> Response:
-    """Show who may sign in."""
-    return visit.page("settings_people.html", people=await visit.card(visit.api.get("/people")), problem="", name="")
-
-
-async def add_person(visit: Visit) -> Response:
-    """Add somebody; the form survives a refusal."""
-    fields = await visit.form()
-    body = {name: fields.get(name, "") for name in ("name", "role", "password")}
-    try:
-        await visit.api.post("/people", body)
-    except ApiError as error:
-        if error.status in {401, 403}:
-            raise
-        found = await visit.card(visit.api.get("/people"))
-        return visit.page(
-            "settings_people.html", status=error.status, people=found, problem=error.detail, name=body["name"]
-        )
-    return visit.go("/settings/people", said="person-added")
-
-
-async def ask_disable(visit: Visit, name: str) -> Response:
-    """Ask before somebody is refused."""
-    return ask(
-        visit,
-        title=f"Refuse {name} from now on?",
-        lines=("All sessions and tokens of this person stop working at once. What the person did stays in the audit.",),
-        action=f"/settings/people/{quote(name)}/disable",
-        back="/settings/people",
-        label="Refuse",
-        kind="danger",
-        keep="Keep",
-    )
-
-
-async def disable(visit: Visit, name: str) -> Response:
-    """Refuse somebody."""
-    await visit.api.delete(f"/people/{quote(name, safe='')}")
-    return visit.go("/settings/people", said="person-disabled")
 
 
 async def tokens(visit: Visit) -> Response:
@@ -76,6 +35,31 @@ async def make_token(visit: Visit) -> Response:
         body["product"] = fields["product"]
     made = await visit.api.post("/tokens", body)
     return visit.page("settings_tokens.html", **await _tokens(visit), made=made)
+
+
+async def ask_revoke(visit: Visit, token_id: str) -> Response:
+    """Ask before a token stops working."""
+    return ask(
+        visit,
+        title=f"Revoke token {token_id}?",
+        lines=(
+            (
+                "The program that uses it is refused with its next request, and no token comes back: give it a new "
+                "one first. Devices are not affected."
+            ),
+        ),
+        action=f"/settings/tokens/{quote(token_id, safe='')}/revoke",
+        back="/settings/tokens",
+        label="Revoke",
+        kind="danger",
+        keep="Keep",
+    )
+
+
+async def revoke(visit: Visit, token_id: str) -> Response:
+    """Make a token useless."""
+    await visit.api.delete(f"/tokens/{quote(token_id, safe='')}")
+    return visit.go("/settings/tokens", said="token-revoked")
 
 
 async def _tokens(visit: Visit) -> dict[str, Any]:
@@ -114,6 +98,26 @@ async def test_outlet(visit: Visit, name: str) -> Response:
     return await _outlets(visit, tested={"name": name, **tested})
 
 
+async def ask_remove_outlet(visit: Visit, name: str) -> Response:
+    """Say who is told no more."""
+    return ask(
+        visit,
+        title=f"Tell {name} no more?",
+        lines=(
+            (
+                "A rollout that stops by itself is not told there any more, and its secret is forgotten. "
+                "If nobody else is told, the stop waits until somebody looks."
+            ),
+        ),
+        refusal=visit.who.why_not("manage-notifications"),
+        action=f"/settings/notifications/{quote(name, safe='')}/remove",
+        back="/settings/notifications",
+        label="Remove",
+        kind="danger",
+        keep="Keep",
+    )
+
+
 async def remove_outlet(visit: Visit, name: str) -> Response:
     """Tell somebody no more."""
     await visit.api.delete(f"/notifications/outlets/{quote(name, safe='')}")
@@ -132,37 +136,20 @@ async def _outlets(visit: Visit, *, status: int = 200, **values: Any) -> Respons
     return visit.page("settings_notifications.html", status=status, **{**base, **values})
 
 
-async def consent(visit: Visit) -> Response:
-    """Show who is asked before an update, and with which words."""
-    return visit.page(
-        "settings_consent.html",
-        policies=await visit.card(visit.api.get("/consent/policy")),
-        report=await visit.card(visit.api.get("/consent/report")),
-    )
-
-
-async def session(visit: Visit) -> Response:
-    """Show this browser's choices and the person's sessions."""
-    return visit.page("settings_session.html", sessions=await visit.card(visit.api.get("/me/sessions")))
-
-
 async def about(visit: Visit) -> Response:
     """Show what runs here."""
     return visit.page("settings_about.html", state=await visit.card(visit.api.get("/image/state")))
 
 
 VIEWS: Final = (
-    get("/settings", session),
-    get("/settings/people", people),
-    post("/settings/people", add_person),
-    get("/settings/people/{name}/disable", ask_disable),
-    post("/settings/people/{name}/disable", disable),
     get("/settings/tokens", tokens),
     post("/settings/tokens", make_token),
+    get("/settings/tokens/{token_id}/revoke", ask_revoke),
+    post("/settings/tokens/{token_id}/revoke", revoke),
     get("/settings/notifications", notifications),
     post("/settings/notifications", add_outlet),
     post("/settings/notifications/{name}/test", test_outlet),
+    get("/settings/notifications/{name}/remove", ask_remove_outlet),
     post("/settings/notifications/{name}/remove", remove_outlet),
-    get("/settings/consent", consent),
     get("/settings/about", about),
 )

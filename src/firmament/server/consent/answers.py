@@ -278,18 +278,37 @@ def _opted_out(connection: Connection, scope: Scope, product: str | None) -> int
 
 
 def list_answers(
-    connection: Connection, scope: Scope, *, device_id: str | None, after: int, limit: int
+    connection: Connection,
+    scope: Scope,
+    *,
+    device_id: str | None,
+    after: int,
+    limit: int,
+    is_newest_first: bool = False,
 ) -> list[dict[str, Any]]:
-    """Return events in the order they came: who said what, when, to which text in which language."""
+    """Return events in the order they came, or from the end: who said what, when, to which text in which language.
+
+    `after` is the id of the last one seen, in either direction; 0 begins.
+    """
     scope.require(Action.READ)
+    order = "(? = 0 OR e.id < ?) ORDER BY e.id DESC" if is_newest_first else "(? = 0 OR e.id > ?) ORDER BY e.id"
     rows = connection.execute(
         "SELECT e.id, d.uid, e.number, e.answer, e.actor, e.via, e.at, e.until, e.update_class, e.text_digest, "
         "e.language, e.received_at, p.name AS product, r.version FROM consent_event e "
         "JOIN device d ON d.id = e.device_id JOIN product q ON q.id = d.product_id "
         "LEFT JOIN release r ON r.id = e.release_id LEFT JOIN product p ON p.id = r.product_id "
         "WHERE e.tenant_id = ? AND (CAST(? AS TEXT) IS NULL OR d.uid = ?) "
-        "AND (CAST(? AS TEXT) IS NULL OR q.name = ?) AND e.id > ? ORDER BY e.id LIMIT ?",
-        (scope.tenant_id, device_id, device_id, scope.product, scope.product, after, max(1, min(limit, MAX_PAGE))),
+        f"AND (CAST(? AS TEXT) IS NULL OR q.name = ?) AND {order} LIMIT ?",
+        (
+            scope.tenant_id,
+            device_id,
+            device_id,
+            scope.product,
+            scope.product,
+            after,
+            after,
+            max(1, min(limit, MAX_PAGE)),
+        ),
     )
     return [
         {

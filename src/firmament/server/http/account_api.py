@@ -38,7 +38,7 @@ class AccountApi(OperatorPart):
             "/api/v1/login",
             response_model=shapes.Token,
             summary="Sign in with a name and a password",
-            openapi_extra=shapes.takes({"name": TEXT, "password": TEXT}, {"code": TEXT}),
+            openapi_extra=shapes.takes({"name": TEXT, "password": TEXT}, {"code": TEXT, "kind": TEXT}),
         )(self.login)
         router.post("/api/v1/logout", status_code=204, summary="End the session, or revoke the token, used here")(
             self.logout
@@ -84,14 +84,14 @@ class AccountApi(OperatorPart):
         router.delete("/api/v1/tokens/{token_id}", status_code=204, summary="Revoke a token")(self.revoke_token)
 
     async def login(self, request: Request) -> dict[str, Any]:
-        """Open a command's session."""
+        """Open a session: a command's, or the console's, which also ends when nobody uses it."""
         fields = await self._fields(request)
         opened = await sign_in(
             self._parts,
             account=fields.text("name", max_length=130),
             password=fields.text("password", max_length=256),
             code=fields.text("code", max_length=32) if "code" in fields else None,
-            kind=Kind.COMMAND,
+            kind=fields.one_of("kind", Kind) if "kind" in fields else Kind.COMMAND,
             address=address_of(request),
             client=client_of(request),
         )

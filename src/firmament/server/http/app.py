@@ -43,6 +43,7 @@ from firmament.server.http.messages import GoneError, answer, new_request_id, pr
 from firmament.server.http.once import Once
 from firmament.server.http.operator_api import OperatorApi
 from firmament.server.http.tls import make_context, server_certificate
+from firmament.server.inventory import history
 from firmament.server.inventory.service import Registrar
 from firmament.server.inventory.store import LinkReader
 from firmament.server.keys import load_director_keys, read_online_keyids
@@ -240,6 +241,7 @@ class Server:
         if leadership.epoch is not None:
             # Before the first answer: after some days of standstill the timestamp has expired.
             await _guarded(self._refresh, parts)
+            await _guarded(self._count_versions, parts)
         for work, interval_s in (
             (self._beat, leader.BEAT_S),
             (self._flush_seen, seen.FLUSH_INTERVAL_S),
@@ -251,6 +253,7 @@ class Server:
         # What only the leader of several servers does.
         led_work: list[tuple[Callable[[Parts], Awaitable[None]], float]] = [
             (self._refresh, REFRESH_CHECK_S),
+            (self._count_versions, history.EVERY_S),
             (self._checkpoint, CHECKPOINT_CHECK_S),
             (self._roll_out, loops.INTERVAL_S),
             *((_without_parts(send), interval_s) for send, interval_s in parts.out.loops),
@@ -299,6 +302,11 @@ class Server:
 
     async def _refresh_board(self, parts: Parts) -> None:
         await parts.database.read(parts.board.refresh)
+
+    async def _count_versions(self, parts: Parts) -> None:
+        counts = await parts.database.read(history.count_today)
+        now = self._clock.now()
+        await parts.database.submit(lambda connection: history.write_day(connection, counts, now))
 
     async def _refresh(self, parts: Parts) -> None:
         await parts.publisher.refresh()

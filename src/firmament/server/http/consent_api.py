@@ -93,7 +93,7 @@ class ConsentApi(OperatorPart):
         return await self._read(answers.report, scope, release=release, now=self._parts.clock.now())
 
     async def list_answers(self, request: Request) -> dict[str, Any]:
-        """Return one page; `cursor` is the id of the last one seen."""
+        """Return one page; `cursor` is the id of the last one seen; `newest=1` goes backwards from the end."""
         scope = await self._readable(request)
         limit = max(1, min(query_integer(request, "limit", 100), answers.MAX_PAGE))
         found = await self._read(
@@ -102,6 +102,7 @@ class ConsentApi(OperatorPart):
             device_id=request.query_params.get("device"),
             after=query_integer(request, "cursor", 0),
             limit=limit,
+            is_newest_first=query_integer(request, "newest", 0) == 1,
         )
         return {"events": found, "next": str(found[-1]["id"]) if len(found) == limit else None}
 

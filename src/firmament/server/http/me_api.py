@@ -7,16 +7,18 @@ from typing import Any, Final
 from fastapi import Request  # noqa: TC002 - the framework reads the annotations when it runs
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
+from firmament.errors import SecondFactorError
 from firmament.server import products
-from firmament.server.http.operator_base import OperatorPart
-from firmament.server.inventory import search
+from firmament.server.http.operator_base import OperatorPart, query_integer
+from firmament.server.inventory import history, search
 from firmament.server.people import second_factor
 from firmament.server.people import service as people
 from firmament.server.releases import trusted
-from firmament.server.scope import ALLOWED, Action
+from firmament.server.scope import ALLOWED, Action, Role
 
 COUNTS_KEPT_S: Final = 10.0
 MAX_KEPT: Final = 1000
+DAYS_SHOWN: Final = 30
 
 
 class Me(TypedDict):
@@ -29,6 +31,8 @@ class Me(TypedDict):
     actions: list[str]
     roles: dict[str, list[str]]
     second_factor: bool
+    needs_second_factor: bool
+    """The role must have one, and this session was opened without: only adding one is open to it."""
     session_id: int | None
 
 
@@ -76,6 +80,20 @@ class VersionCounts(TypedDict):
     versions: list[VersionCount]
 
 
+class VersionDay(TypedDict):
+    """What the field ran on a day; `at` is its begin (UTC)."""
+
+    at: int
+    total: int
+    versions: list[VersionCount]
+
+
+class VersionDays(TypedDict):
+    """Days, oldest first; those when no server ran are absent."""
+
+    days: list[VersionDay]
+
+
 class MeApi(OperatorPart):
     """Questions that every page of the console begins with."""
 
@@ -85,6 +103,9 @@ class MeApi(OperatorPart):
         self.router.get(
             "/api/v1/devices/versions", response_model=VersionCounts, summary="Count devices by product and version"
         )(self.versions)
+        self.router.get(
+            "/api/v1/devices/versions/days", response_model=VersionDays, summary="Count devices by version, day by day"
+        )(self.days)
         self.router.get("/api/v1/me", response_model=Me, summary="Say who this token speaks for")(self.me)
         self.router.get("/api/v1/trust", response_model=Trust, summary="List roles, keys and expiry")(self.trust)
 
@@ -96,6 +117,7 @@ class MeApi(OperatorPart):
         has_factor = session is not None and await self._read(second_factor.is_confirmed, session.person_id)
         return {
             "second_factor": has_factor,
+            "needs_second_factor": await self._lacks_factor(request, scope.role),
             "session_id": session.session_id if session is not None else None,
             "name": scope.actor.partition(":")[2],
             "role": scope.role.value,
@@ -107,6 +129,15 @@ class MeApi(OperatorPart):
                 for action in Action
             },
         }
+
+    async def _lacks_factor(self, request: Request, role: Role) -> bool:
+        if role not in self._parts.settings.second_factor_roles:
+            return False
+        try:
+            await self._caller(request)
+        except SecondFactorError:
+            return True
+        return False
 
     async def versions(self, request: Request) -> dict[str, Any]:
         """Count what the field runs; a whole table is read, so the answer is kept for some seconds."""
@@ -122,6 +153,14 @@ class MeApi(OperatorPart):
             self._versions.clear()
         self._versions[key] = (now_s, answer)
         return answer
+
+    async def days(self, request: Request) -> dict[str, Any]:
+        """Return the last `days` days, 30 when it is not said."""
+        product = request.query_params.get("product")
+        scope = await self._readable(request, product=product)
+        days = query_integer(request, "days", DAYS_SHOWN)
+        found = await self._read(history.list_days, scope, product=product, days=days, now=self._parts.clock.now())
+        return {"days": found}
 
     async def trust(self, request: Request) -> dict[str, Any]:
         """Describe what is published now."""

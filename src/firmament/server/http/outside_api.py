@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import hmac
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from fastapi import Request, Response
+from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
 from firmament.errors import NotFoundError, OutsideSignInError
 from firmament.server.http.operator_base import OperatorPart, address_of, client_of
@@ -18,14 +20,27 @@ if TYPE_CHECKING:
 HOME = "/"
 
 
+class OutsideProvider(TypedDict):
+    """Host of the identity provider, empty without one."""
+
+    provider: str
+
+
 class OutsideApi(OperatorPart):
     """Two steps: there and back."""
 
     def add_routes(self) -> None:
         """See the base."""
         self._provider: Provider | None = None
+        self.router.get(
+            "/api/v1/outside", response_model=OutsideProvider, summary="Name the identity provider, if there is one"
+        )(self.name)
         self.router.get("/api/v1/outside/start", status_code=303, summary="Go to the identity provider")(self.start)
         self.router.get(outside.CALLBACK, status_code=303, summary="Come back from the identity provider")(self.finish)
+
+    async def name(self) -> dict[str, str]:
+        """Answer without a token: for the page where people sign in."""
+        return {"provider": urlsplit(self._parts.settings.oidc_issuer).hostname or ""}
 
     def _required(self, request: Request) -> Provider:
         parts = self._parts

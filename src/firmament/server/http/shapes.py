@@ -157,6 +157,8 @@ class Device(TypedDict):
     state: str
     error: str
     wrapping_key_revoked: str | None
+    quarantine: str | None
+    """Why no rollout touches it."""
 
 
 class Devices(TypedDict):

@@ -112,3 +112,15 @@ device_quarantine: Final = Table(
     Column("at", BigInteger, nullable=False),
 )
 """Devices that no rollout touches until somebody takes them out."""
+
+version_day: Final = Table(
+    "version_day",
+    metadata,
+    Column("tenant_id", Integer, primary_key=True),
+    Column("product_id", Integer, ForeignKey("product.id"), primary_key=True),
+    Column("day", Integer, primary_key=True),
+    Column("version", Text, primary_key=True),
+    Column("devices", Integer, nullable=False),
+)
+"""How many devices ran what on a day (days since 1970, UTC): the chart of versions over time."""
+Index("ix_version_day_tenant_day", version_day.c.tenant_id, version_day.c.day)
