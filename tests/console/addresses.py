@@ -8,6 +8,7 @@ from firmament.console.views import VIEWS
 from firmament.console.views.device import CHANGES as DEVICE_CHANGES
 from firmament.console.views.people import CHANGES as PEOPLE_CHANGES
 from firmament.console.views.rollouts import ACTIONS
+from firmament.console.views.settings import OUTLET_CHANGES
 
 NOT_PAGES = {"/devices.csv", "/audit.jsonl", "/events"}
 """Answers that are no page; each has a test of its own."""
@@ -51,7 +52,9 @@ ADDRESSES = {
     "/settings/tokens": ("/settings/tokens",),
     "/settings/tokens/{token_id}/revoke": ("/settings/tokens/{token}/revoke",),
     "/settings/notifications": ("/settings/notifications",),
-    "/settings/notifications/{name}/remove": ("/settings/notifications/on-call/remove",),
+    "/settings/notifications/{name}/{change}": tuple(
+        f"/settings/notifications/on-call/{change}" for change in OUTLET_CHANGES
+    ),
     "/settings/consent": ("/settings/consent", "/settings/consent?release=thermo%2F1.1"),
     "/settings/consent/remove": ("/settings/consent/remove?level=tenant&subject=&update_class=feature",),
     "/settings/about": ("/settings/about",),

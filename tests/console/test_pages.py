@@ -234,3 +234,22 @@ def test_a_failed_release_may_be_offered_again_when_somebody_says_so(places, wor
     page.get_by_role("dialog").get_by_role("button", name="Forget the failures").click()
     expect(page.get_by_role("status").first).to_contain_text("may be offered to it again")
     expect(page.locator("#b-retry")).to_have_count(0)
+
+
+def test_whom_to_tell_is_muted_told_again_and_removed(world, open_page):
+    answer = world.admin.ask(
+        "POST", "/api/v1/notifications/outlets", {"name": "night", "kind": "smtp", "target": "b@example.org"}
+    )
+    assert answer.status == 201, answer.body
+    page = open_page(world.server.url, "/settings/notifications")
+    row = page.get_by_role("row", name="night")
+    row.get_by_role("link", name="Mute").click()
+    page.get_by_role("dialog").get_by_label("For how long").select_option("8")
+    page.get_by_role("dialog").get_by_role("button", name="Mute").click()
+    expect(row).to_contain_text("Muted in\u00a07\u00a0h")
+    row.get_by_role("link", name="Unmute").click()
+    page.get_by_role("dialog").get_by_role("button", name="Unmute").click()
+    expect(row).to_contain_text("Works")
+    row.get_by_role("link", name="Remove").click()
+    page.get_by_role("dialog").get_by_role("button", name="Remove").click()
+    expect(row).to_have_count(0)

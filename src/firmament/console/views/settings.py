@@ -7,13 +7,44 @@ from urllib.parse import quote
 
 from firmament.console import formats, words
 from firmament.console.api import ApiError
-from firmament.console.views.base import ask, get, post
+from firmament.console.views.base import Change, Field, ask, ask_change, get, of_table, post, send
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from starlette.responses import Response
 
     from firmament.console.visit import Visit
 
+_MANAGE: Final = "manage-notifications"
+_HOURS: Final = Field(
+    "hours", "For how long", choices=(("2", "2 hours"), ("8", "8 hours"), ("24", "a day"), ("168", "a week"))
+)
+OUTLET_CHANGES: Final[Mapping[str, Change]] = {
+    "remove": Change(
+        _MANAGE, "Tell {name} no more?",
+        "A rollout that stops by itself is not told there any more, and its secret is forgotten. "
+        "If nobody else is told, the stop waits until somebody looks.",
+        "Remove", "DELETE", "/notifications/outlets/{id}", "outlet-removed", "danger",
+    ),
+    "mute": Change(
+        _MANAGE, "Mute {name} for a while?",
+        "Nothing is sent there until then, not even that a rollout stopped by itself; what is missed is not sent "
+        "later. Others are told as before.",
+        "Mute", "POST", "/notifications/outlets/{id}/mute", "outlet-muted", "danger", (_HOURS,),
+    ),
+    "unmute": Change(
+        _MANAGE, "Tell {name} again from now on?",
+        "The next change of a rollout's state is told there again.",
+        "Unmute", "POST", "/notifications/outlets/{id}/mute", "outlet-enabled",
+    ),
+    "enable": Change(
+        _MANAGE, "Switch {name} on again?",
+        "It was switched off because deliveries failed for long. The next news is tried there again; "
+        "send a test first if you changed something.",
+        "Switch on", "POST", "/notifications/outlets/{id}/enable", "outlet-enabled",
+    ),
+}  # fmt: skip
 TOKEN_LIVES: Final = (("1", "a day"), ("30", "30 days"), ("90", "90 days"), ("365", "a year"))
 
 
@@ -98,30 +129,19 @@ async def test_outlet(visit: Visit, name: str) -> Response:
     return await _outlets(visit, tested={"name": name, **tested})
 
 
-async def ask_remove_outlet(visit: Visit, name: str) -> Response:
-    """Say who is told no more."""
-    return ask(
-        visit,
-        title=f"Tell {name} no more?",
-        lines=(
-            (
-                "A rollout that stops by itself is not told there any more, and its secret is forgotten. "
-                "If nobody else is told, the stop waits until somebody looks."
-            ),
-        ),
-        refusal=visit.who.why_not("manage-notifications"),
-        action=f"/settings/notifications/{quote(name, safe='')}/remove",
-        back="/settings/notifications",
-        label="Remove",
-        kind="danger",
-        keep="Keep",
-    )
+async def ask_outlet_change(visit: Visit, name: str, change: str) -> Response:
+    """Say what it would do, and ask."""
+    action = f"/settings/notifications/{quote(name, safe='')}/{change}"
+    return ask_change(visit, of_table(OUTLET_CHANGES, change), name=name, action=action, back="/settings/notifications")
 
 
-async def remove_outlet(visit: Visit, name: str) -> Response:
-    """Tell somebody no more."""
-    await visit.api.delete(f"/notifications/outlets/{quote(name, safe='')}")
-    return visit.go("/settings/notifications", said="saved")
+async def outlet_change(visit: Visit, name: str, change: str) -> Response:
+    """Do it."""
+    found, fields = of_table(OUTLET_CHANGES, change), await visit.form()
+    hours = fields.get("hours", "")
+    body = {"for_s": int(hours) * formats.HOUR_S if hours.isdigit() else 0} if "mute" in change else {}
+    await send(visit, found, found.path.format(id=quote(name, safe="")), body)
+    return visit.go("/settings/notifications", said=found.said)
 
 
 async def _outlets(visit: Visit, *, status: int = 200, **values: Any) -> Response:
@@ -149,7 +169,7 @@ VIEWS: Final = (
     get("/settings/notifications", notifications),
     post("/settings/notifications", add_outlet),
     post("/settings/notifications/{name}/test", test_outlet),
-    get("/settings/notifications/{name}/remove", ask_remove_outlet),
-    post("/settings/notifications/{name}/remove", remove_outlet),
+    get("/settings/notifications/{name}/{change}", ask_outlet_change),
+    post("/settings/notifications/{name}/{change}", outlet_change),
     get("/settings/about", about),
 )
