@@ -100,23 +100,28 @@ def open_page(browser, tokens):
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
 
 
-def violations(page, schemes=SCHEMES, sizes=(DESKTOP, PHONE)):
-    """What axe finds, and what scrolls sideways, in short: one load of the page, all schemes and sizes.
+COLOURS = {"runOnly": ["color-contrast", "link-in-text-block"]}
+"""What a scheme can change; everything else hangs on the size."""
 
-    The browser's own hand puts axe into the page, so that the page keeps its policy.
+
+def violations(page, *, is_like_another=False):
+    """What axe finds in both schemes and both sizes, and what scrolls sideways, in short: one load of the page.
+
+    The browser's own hand puts axe into the page, so that the page keeps its policy. `is_like_another`: drawn by a
+    template that was looked at whole; one scheme and the narrow size are enough.
     """
     wrong = []
     page.evaluate(AXE)
-    for size in sizes:
+    for size in (PHONE,) if is_like_another else (DESKTOP, PHONE):
         page.set_viewport_size(size)
         if page.evaluate("document.documentElement.scrollWidth") > size["width"]:
             wrong.append(f"{size['width']}: scrolls sideways")
-        for scheme in schemes:
+        for scheme, rules in (("light", {}),) if is_like_another else (("light", {}), ("dark", COLOURS)):
             page.emulate_media(color_scheme=scheme)
-            found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+            found = page.evaluate("rules => axe.run(document, {resultTypes: ['violations'], ...rules})", rules)
             wrong += [
                 f"{size['width']} {scheme} {item['id']}: {node['html'][:160]} {node['failureSummary'][:200]}"
-                for item in found
+                for item in found["violations"]
                 for node in item["nodes"][:3]
             ]
     return wrong

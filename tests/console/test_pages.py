@@ -45,12 +45,13 @@ def test_every_page_of_the_table_of_routes_is_looked_at():
 def test_2_every_page_is_clean_accessible_and_fits(world, open_page, places, route):
     page = open_page(world.server.url, goto=False)
     wrong = []
-    for address in ADDRESSES[route]:
+    is_one_question = route.endswith(("{change}", "{action}"))
+    for number, address in enumerate(ADDRESSES[route]):
         path = address.format(**places)
         answer = page.goto(world.server.url + path, wait_until="load")
         assert (path, answer.status) == (path, 200)
         assert "require-trusted-types-for" in answer.headers["content-security-policy"]
-        wrong += [f"{path}: {what}" for what in violations(page)]
+        wrong += [f"{path}: {what}" for what in violations(page, is_like_another=is_one_question and number > 0)]
     assert wrong == []
 
 

@@ -50,7 +50,26 @@ def fill(directory: Path, count: int) -> None:
         )
         db.executemany("INSERT INTO device_seen(device_id, last_seen, address) VALUES (?, ?, ?)", seen)
         db.executemany("INSERT INTO device_place(device_id, tenant_id, site_id) VALUES (?, ?, ?)", places)
+        db.executemany(
+            "INSERT INTO version_day(tenant_id, product_id, day, version, devices) VALUES (1, ?, ?, ?, ?)",
+            past(count, products, now // 86_400),
+        )
         columns = [row[1] for row in db.execute("PRAGMA table_info(device_tag)")]
         assert {"device_id", "tenant_id", "tag"} <= set(columns)
         db.executemany("INSERT INTO device_tag(device_id, tenant_id, tag) VALUES (?, ?, ?)", tags)
         db.execute("ANALYZE")
+
+
+def past(count: int, products: dict[str, int], today: int) -> list[tuple[int, int, str, int]]:
+    """Counts of the 29 days before today: older versions give way to newer ones."""
+    rows = []
+    for ago in range(1, 30):
+        newest = 0.04 * max(0.0, 1 - ago / 6)
+        newer = 0.61 * max(0.0, 1 - ago / 24)
+        shares = {"2.14.0": newest, "2.13.4": newer, "2.12.0": 0.12, "2.9.3": 0.06}
+        shares["2.13.1"] = 1 - sum(shares.values())
+        for name, part in (("thermo", 0.8), ("pump", 0.2)):
+            rows += [
+                (products[name], today - ago, version, int(count * part * share)) for version, share in shares.items()
+            ]
+    return rows
