@@ -32,12 +32,12 @@ class Me:
     product: str | None
     tenant: str
     actions: frozenset[str]
+    roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Action to the roles that may do it: for saying which one is missing."""
     has_factor: bool = False
     """Whether a second factor is set up."""
     needs_factor: bool = False
     """The role must have one, and this session was not opened with it: nothing else is answered."""
-    roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Action to the roles that may do it: for saying which one is missing."""
 
     @classmethod
     def of_json(cls, found: Mapping[str, Any]) -> Me:

@@ -2,6 +2,7 @@
 
 import hashlib
 
+import pyotp
 import pytest
 
 from firmament.console import qr
@@ -31,6 +32,12 @@ def test_every_version_draws_what_was_read_back(text):
 def test_a_text_that_does_not_fit_is_refused():
     with pytest.raises(TooLargeError, match="too long"):
         qr.draw("t" * 272)
+
+
+def test_the_longest_account_fits():
+    account = f"{'n' * 64}@{'t' * 64}"
+    uri = pyotp.TOTP(pyotp.random_base32()).provisioning_uri(name=account, issuer_name="Firmament")
+    assert qr.draw(uri).size <= 57 + 2 * 4
 
 
 def test_the_picture_has_its_margin():
