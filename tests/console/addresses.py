@@ -12,7 +12,7 @@ from firmament.console.views.settings import OUTLET_CHANGES
 
 NOT_PAGES = {"/devices.csv", "/audit.jsonl", "/events"}
 """Answers that are no page; each has a test of its own."""
-WITHOUT_SIGNING_IN = {"/login": ("/login", "/login?out=1", "/login?next=%2Fkeys")}
+WITHOUT_SIGNING_IN = {"/login": ("/login", "/login?out=1", "/login?outside=refused", "/login?next=%2Fkeys")}
 ADDRESSES = {
     "/": ("/",),
     "/devices": (

@@ -193,6 +193,16 @@ def test_a_group_may_lead_into_another_tenant_but_never_into_two(world):
     assert code_of(Browser(world).sign_in("alice")) == "access/outside-sign-in"
 
 
+def test_a_person_who_is_refused_reads_it_where_the_sign_in_began(world):
+    browser = Browser(world)
+    path = browser.agree(browser.start(), "nobody")
+    headers = {"accept": "text/html", "cookie": f"{COOKIE}={browser.cookies['server'][COOKIE]}"}
+    answer = world.client("").ask("GET", f"/api/{path}", headers=headers)
+    assert (answer.status, answer.headers["location"]) == (303, "/login?outside=refused")
+    page = world.client("").ask("GET", answer.headers["location"]).body.decode()
+    assert "answer was refused" in page
+
+
 def test_a_name_of_somebody_here_is_not_taken_over(world):
     answer = world.admin.ask("POST", "/api/v1/people", {"name": "vera", "role": "admin", "password": "x" * 12})
     assert answer.status == 201

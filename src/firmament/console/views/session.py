@@ -87,6 +87,11 @@ async def _form(visit: Visit, *, status: int = 200, **values: Any) -> Response:
     }  # fmt: skip
     if visit.query("out"):
         base["problem"] = "You are signed out."
+    if visit.query("outside"):
+        base["problem"] = (
+            "The identity provider's answer was refused: it does not vouch for you here, took too long, or was used "
+            "already. The server's log says which."
+        )
     return visit.page("login.html", status=status, **{**base, **values})
 
 

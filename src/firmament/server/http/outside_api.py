@@ -11,13 +11,18 @@ from fastapi import Request, Response
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
 from firmament.errors import NotFoundError, OutsideSignInError
+from firmament.log import logger
 from firmament.server.http.operator_base import OperatorPart, address_of, client_of
 from firmament.server.people import outside, sessions
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from firmament.server.people.outside import Provider
 
 HOME = "/"
+REFUSED = "/login?outside=refused"
+log = logger("outside")
 
 
 class OutsideProvider(TypedDict):
@@ -53,6 +58,23 @@ class OutsideApi(OperatorPart):
 
     async def start(self, request: Request) -> Response:
         """Send the browser to the provider."""
+        return await self._or_back(request, self._start)
+
+    async def finish(self, request: Request) -> Response:
+        """Verify what the provider says; open a session and go on in the console."""
+        return await self._or_back(request, self._finish)
+
+    async def _or_back(self, request: Request, step: Callable[[Request], Awaitable[Response]]) -> Response:
+        """Take a person whose sign-in was refused back to the page where it began; programs read the refusal itself."""
+        try:
+            return await step(request)
+        except OutsideSignInError as error:
+            if "text/html" not in request.headers.get("accept", ""):
+                raise
+            log.info("outside.refused", code=error.code, reason=str(error))
+            return _go(REFUSED, f"{outside.COOKIE}=; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=0")
+
+    async def _start(self, request: Request) -> Response:
         provider = self._required(request)
         state, nonce, verifier = await self._change(outside.begin, self._parts.vault, self._parts.clock.now())
         location = await asyncio.to_thread(provider.authorize, state=state, nonce=nonce, verifier=verifier)
@@ -61,8 +83,7 @@ class OutsideApi(OperatorPart):
         )
         return _go(location, cookie)
 
-    async def finish(self, request: Request) -> Response:
-        """Verify what the provider says; open a session and go on in the console."""
+    async def _finish(self, request: Request) -> Response:
         provider = self._required(request)
         asked, now = request.query_params, self._parts.clock.now()
         state = asked.get("state", "")
