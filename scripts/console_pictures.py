@@ -43,6 +43,8 @@ PICTURES = (
     ("console-new-rollout.png", "/rollouts/new?release=thermo/2.14.0", "light", WIDE, ""),
     ("console-release.png", "/releases/meter/2.0", "dark", WIDE, ""),
     ("console-keys.png", "/keys", "light", WIDE, ""),
+    ("console-rehearsal.png", "/keys/rehearsal", "light", WIDE, ""),
+    ("console-second-factor.png", "/settings/second-factor", "dark", PHONE, "main form button"),
 )
 
 
@@ -110,7 +112,7 @@ def main() -> None:
             page.goto(url + path.format(**places), wait_until="load")
             if press:
                 page.locator(press).click()
-                page.locator("dialog[open]").wait_for()
+                page.locator("dialog[open], #secret").wait_for()
             time.sleep(1.5)
             page.screenshot(path=str(FOLDER / name))
             print(name, (FOLDER / name).stat().st_size, "bytes")
