@@ -110,7 +110,7 @@ def violations(page, *, is_like_another=False):
     The browser's own hand puts axe into the page, so that the page keeps its policy. `is_like_another`: drawn by a
     template that was looked at whole; one scheme and the narrow size are enough.
     """
-    wrong = []
+    wrong, usual = [], page.viewport_size
     page.evaluate(AXE)
     for size in (PHONE,) if is_like_another else (DESKTOP, PHONE):
         page.set_viewport_size(size)
@@ -124,6 +124,7 @@ def violations(page, *, is_like_another=False):
                 for item in found["violations"]
                 for node in item["nodes"][:3]
             ]
+    page.set_viewport_size(usual)
     return wrong
 
 

@@ -22,7 +22,7 @@ class Owner:
     """A device whose owner is asked."""
 
     def __init__(self, world, token, number):
-        self.device = Device(world.directory / f"valve-{number}", product="valve")
+        self.device = Device(world.directory / f"valve-{number}", product="valve", hardware="valve-a")
         assert self.device.enrol(world.server, token).status == 200
         self.device.poll(version="1.0", sequence_number=1)
         self.number = 0
@@ -46,8 +46,8 @@ class Owner:
 @pytest.fixture(scope="module")
 def asked(world):
     """A rollout of which every device's owner was asked, and which one failure would stop."""
-    world.publish_release("valve", "1.0", 1, b"v1" * 100)
-    world.publish_release("valve", "1.1", 2, b"v2" * 100, notes={"en": "Softer.", "pt": TEXT})
+    world.publish_release("valve", "1.0", 1, b"v1" * 100, hardware=("valve-a",))
+    world.publish_release("valve", "1.1", 2, b"v2" * 100, hardware=("valve-a",), notes={"en": "Softer.", "pt": TEXT})
     token = world.enrolment_token("valve", uses=len(ANSWERS))
     owners = [Owner(world, token, number) for number in range(len(ANSWERS))]
     body = {

@@ -23,7 +23,7 @@ def field(connection):
             "INSERT INTO device(id, tenant_id, uid, product_id, hardware, serial, identity_keyid, identity_key, "
             "hpke_public_key, bucket, enrolled_at, version, sequence_number, attributes) "
             "VALUES (?, 1, ?, ?, 'rpi4', '', ?, ?, ?, 0, 0, ?, 1, '{}')",
-            (row, f"device-{row}", product, f"key-{row}", b"key", b"key", version),
+            (row, f"device-{row}", product, f"key-{row}", b"%d" % row, b"%d" % row, version),
         )
     return connection
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
 
 from firmament.console import formats, words
-from firmament.console.api import ApiError
+from firmament.console.api import FORBIDDEN, ApiError
 from firmament.console.live import draws
 from firmament.console.views.base import Field, ask, get, post
 from firmament.console.views.overview import ACTIVE, person
@@ -58,6 +58,10 @@ BUTTONS: Final[dict[str, tuple[str, ...]]] = {
     "finished": ("retry-failed", "revert"),
     "aborted": ("revert",),
 }
+NO_PREVIEW: Final[dict[str, Any]] = {
+    "is_possible": False, "sentence": "", "count": 0, "counts": {}, "needs_reason": False, "needs_second_person": False,
+}  # fmt: skip
+"""Where the API tells nobody of this role what would happen, the page still says why."""
 GROUPS: Final = (
     ("waiting", "Not started"),
     ("asking", "Waiting for their user"),
@@ -218,8 +222,13 @@ async def ask_action(visit: Visit, rollout_id: str, action: str) -> Response:
         raise ApiError(404, {"title": "There is no such page"})
     rollout = await visit.api.get(_path(rollout_id))
     exclude = visit.query("exclude")
-    preview = await visit.api.get(f"{_path(rollout_id)}/actions/{action}", exclude=exclude or None)
     permission, label, _, kind, keep = ACTIONS[action]
+    try:
+        preview = await visit.api.get(f"{_path(rollout_id)}/actions/{action}", exclude=exclude or None)
+    except ApiError as error:
+        if error.status != FORBIDDEN:
+            raise
+        preview = {**NO_PREVIEW, "why_not": f"{error.title}."}
     refusal = visit.who.why_not(permission) or ("" if preview["is_possible"] else preview["why_not"])
     fields = []
     if action == "resume" and (common := (rollout.get("halt") or {}).get("common")):
@@ -233,7 +242,7 @@ async def ask_action(visit: Visit, rollout_id: str, action: str) -> Response:
         )  # fmt: skip
     if preview["needs_reason"]:
         fields.append(Field("reason", "Reason", hint="It stands in the audit for ever.", required=True, long=True))
-    lines = [preview["sentence"]]
+    lines = [preview["sentence"]] if preview["sentence"] else []
     if preview["needs_second_person"]:
         lines.append("A second person must agree before it happens.")
     counted = f" {formats.number(preview['count'])}" if preview["count"] else ""
