@@ -113,7 +113,9 @@ def test_3_one_device_is_as_quick_and_the_versions_of_thirty_days_are_drawn(big,
     chart = html[html.index('id="r-history"') :]
     assert f"{DEVICES // 1000}k" in chart  # the scale
     assert "thermo 2.13.4" in chart
-    assert len(re.findall(r"<tr>", chart.partition("</table>")[0])) == 1 + 30  # day by day, beside the chart
+    assert (
+        len(re.findall(r"<tr>", chart.partition('id="history-table"')[2].partition("</table>")[0])) == 1 + 30
+    )  # day by day, beside the chart
 
 
 def test_3_an_export_is_streamed_page_by_page(big):

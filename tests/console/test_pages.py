@@ -194,8 +194,8 @@ def test_each_card_fails_alone(world, open_page):
     )  # fmt: skip
     page.reload(wait_until="load")
     expect(page.locator("#r-history svg")).to_be_visible()
-    page.get_by_text("As a table").click()
-    expect(page.locator("#r-history tbody tr")).to_have_count(1)  # today
+    page.get_by_text("Every day").click()
+    expect(page.locator("#history-table tbody tr")).to_have_count(1)  # today
 
 
 def test_columns_are_chosen_and_views_come_and_go(world, open_page):
