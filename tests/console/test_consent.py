@@ -1,6 +1,7 @@
 """6 and 9. What owners say: shown with who, when, which text and language; it sums up, and no rate moves."""
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -26,6 +27,14 @@ class Owner:
         assert self.device.enrol(world.server, token).status == 200
         self.device.poll(version="1.0", sequence_number=1)
         self.number = 0
+
+    def offered(self):
+        """Poll until the rollout has dealt its waves; return the attempt."""
+        deadline = time.monotonic() + 30
+        while (found := self.device.assignment()) is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        return found["attempt_id"]
 
     def say(self, answer, attempt_id):
         self.number += 1
@@ -70,7 +79,7 @@ def test_6_and_9_answers_are_shown_sum_up_and_move_no_rate(asked, world, open_pa
     page.get_by_role("button", name="Set the rule").click()
     expect(page.get_by_role("row", name="every device feature")).to_contain_text("asks the owner")
     for owner, answer in zip(owners, ANSWERS, strict=True):
-        attempt_id = owner.device.assignment()["attempt_id"]
+        attempt_id = owner.offered()
         owner.say(ConsentAnswer.ASKED, attempt_id)
         owner.device.tell(attempt_id, "waiting", code="policy/waiting-for-consent")
         if answer is not None:
