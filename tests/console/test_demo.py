@@ -39,13 +39,13 @@ def test_1_from_pip_install_to_a_rollout_that_stopped_by_itself(tools, tmp_path,
     began_s = used_s()
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True, env=environment)
     installed = Path(sysconfig.get_path("purelib", vars={"base": tmp_path / "venv", "platbase": tmp_path / "venv"}))
+    # What it depends on is here already, and so is the build tool: only the package itself is made and put in.
+    (installed / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     subprocess.run(
-        # What it depends on is installed already, and so is the build tool: only the package itself is made and put in.
         [sys.executable, "-m", "pip", "--python", tmp_path / "venv/bin/python", "install", "--quiet", "--no-deps",
-         "--no-build-isolation", f"git+file://{ROOT}"],
+         "--no-build-isolation", "--ignore-installed", f"git+file://{ROOT}"],
         check=True, env=environment,
     )  # fmt: skip
-    (installed / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     assert (installed / "firmament/console/static/console.js").is_file()
     command = tmp_path / "venv/bin/firmament"
     with (tmp_path / "said").open("w") as said:
