@@ -30,7 +30,7 @@ async def sign_in(visit: Visit) -> Response:
     going_on = guard.local_path(fields.get("next", "/"))
     held = [(name.removeprefix("held:"), value) for name, value in pairs if name.startswith("held:")]
     held_path = guard.local_path(fields.get("held_path", "")) if fields.get("held_path") else ""
-    body = {"kind": "console", "name": fields.get("name", "").strip(), "password": fields.get("password", "")}
+    body = {"session": "console", "name": fields.get("name", "").strip(), "password": fields.get("password", "")}
     if fields.get("code"):
         body["code"] = fields["code"].replace(" ", "")
     try:

@@ -38,7 +38,7 @@ class AccountApi(OperatorPart):
             "/api/v1/login",
             response_model=shapes.Token,
             summary="Sign in with a name and a password",
-            openapi_extra=shapes.takes({"name": TEXT, "password": TEXT}, {"code": TEXT, "kind": TEXT}),
+            openapi_extra=shapes.takes({"name": TEXT, "password": TEXT}, {"code": TEXT, "session": TEXT}),
         )(self.login)
         router.post("/api/v1/logout", status_code=204, summary="End the session, or revoke the token, used here")(
             self.logout
@@ -91,7 +91,7 @@ class AccountApi(OperatorPart):
             account=fields.text("name", max_length=130),
             password=fields.text("password", max_length=256),
             code=fields.text("code", max_length=32) if "code" in fields else None,
-            kind=fields.one_of("kind", Kind) if "kind" in fields else Kind.COMMAND,
+            kind=fields.one_of("session", Kind) if "session" in fields else Kind.COMMAND,
             address=address_of(request),
             client=client_of(request),
         )
