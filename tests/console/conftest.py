@@ -8,7 +8,7 @@ from pathlib import Path
 
 import axe_playwright_python
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 from support.server_world import Device, World
 
 from firmament.core.digest import Digest
@@ -28,6 +28,7 @@ ROLES = ("viewer", "operator", "releaser", "approver")
 MANY_LOGINS = {"FIRMAMENT_SERVER_LOGINS_PER_MINUTE": "6000", "FIRMAMENT_SERVER_LOGIN_BURST": "1000"}
 COOKIE = "__Host-firmament"
 SCHEMES = ("light", "dark")
+expect.set_options(timeout=15_000)  # the machine may be busy
 DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 
 
