@@ -48,6 +48,14 @@ from firmament.payload.readers import BytesReader
 from firmament.payload.refdelta.applier import Applier
 from firmament.payload.refdelta.container import ViewApplier
 from firmament.payload.sealed import Header, Opener, seal
+from firmament.protocol.parcel import (
+    MAX_RECEIPT_LENGTH_BYTES,
+    RECEIPT_TYPE,
+    ReceiptFile,
+    decode_first_line,
+    decode_header,
+    decode_receipt,
+)
 from firmament.protocol.v1 import envelope, messages
 from firmament.protocol.v1.wrapping_key import WrappingKey, decode_wrapping_key
 from firmament.release import build, mcuboot_build, setup
@@ -391,6 +399,23 @@ def run_metadata(kind: type[Any], data: bytes) -> None:
     repository.read(repository.encode(found), kind, what="again")
 
 
+def run_parcel(data: bytes) -> None:
+    begin, length, digest = decode_first_line(data)
+    decode_header(data[begin : begin + length], digest)
+
+
+def repair_parcel(data: bytes) -> bytes:
+    """Give a changed header its right length and digest, so that it is read."""
+    header = data.partition(b"\n")[2].partition(b"]}")[0] + b"]}"
+    return b"firmament-parcel/1 %d %s\n" % (len(header), Digest.of(header).hex.encode()) + header
+
+
+def run_receipt(data: bytes) -> None:
+    value = canonical.decode_object(data, limit_bytes=MAX_RECEIPT_LENGTH_BYTES, what="receipt")
+    file = ReceiptFile.from_fields(Fields(value, what="receipt"))
+    decode_receipt(envelope.open_envelope(file.receipt, expected_type=RECEIPT_TYPE).payload)
+
+
 def run_digest(data: bytes) -> None:
     Digest.from_json(canonical.decode(data, limit_bytes=LIMIT_BYTES, what="input"), what="digest")
 
@@ -686,6 +711,8 @@ def targets() -> list[Target]:
     return [
         Target("canonical", run_canonical, seeds_of(canon["valid"], canon["refused"]), JSON_TOKENS),
         Target("manifest", run_manifest, seeds_of(mani["valid"]), JSON_TOKENS),
+        Target("parcel", run_parcel, seeds_of(vector("parcel")["valid"], vector("parcel")["refused"]), (b"payload/", b"image/", b"device/"), repair_parcel),
+        Target("receipt", run_receipt, tuple(canonical.encode(c["file"]) for c in vector("parcel")["receipt"]), JSON_TOKENS),
         Target("digest", run_digest, tuple(canonical.encode(c["value"]) for c in vector("digest")["valid"]), JSON_TOKENS),
         Target(
             "envelope", run_envelope, tuple(canonical.encode(case["envelope"]) for case in enve["valid"]), JSON_TOKENS

@@ -29,6 +29,15 @@ from firmament.core.manifest import (
     Requires,
     UpdateClass,
 )
+from firmament.protocol.parcel import (
+    RECEIPT_TYPE,
+    Parcel,
+    ParcelKind,
+    Receipt,
+    ReceiptFile,
+    encode_beginning,
+    member_of,
+)
 from firmament.protocol.status import AttemptStatus, ConsentAnswer
 from firmament.protocol.v1 import messages, paths
 from firmament.protocol.v1.envelope import CONSENT_TYPE, REPORT_TYPE, Envelope, pre_authentication_encoding
@@ -532,6 +541,66 @@ def audit_vectors() -> dict[str, Any]:
     }
 
 
+def parcel_vectors() -> dict[str, Any]:
+    members = {
+        "director/1.root.json": b"{}",
+        f"device/{DEVICE}": b"{}",
+        "image/1.root.json": b"{}",
+        "image/timestamp.json": b"{}",
+        f"payload/{hashlib.sha256(b'image').hexdigest()}": b"image",
+    }
+    header = Parcel(
+        parcel_id=ATTEMPT,
+        kind=ParcelKind.DIRECTOR,
+        product="thermo",
+        target="thermo/1.1/image.bin",
+        created_at=AT,
+        expires_at=AT,
+        members=tuple(member_of(name, (data,), len(data)) for name, data in members.items()),
+    )
+    good = encode_beginning(header) + b"".join(members.values())
+    spelled = canonical.encode(header.to_json())
+
+    def spell(name: str, old: bytes, new: bytes) -> dict[str, Any]:
+        changed = spelled.replace(old, new)
+        line = b"firmament-parcel/1 %d %s\n" % (len(changed), hashlib.sha256(changed).hexdigest().encode())
+        return {
+            "name": name,
+            "input_base64": b64(line + changed + b"".join(members.values())),
+            "code": "request/malformed",
+        }
+
+    report = make_envelope()
+    receipt = Receipt(
+        DEVICE, ATTEMPT, "thermo/1.1", AttemptStatus.CONFIRMED, 1, Digest.of(report.payload), "1.1", 2,
+        str(Digest.of(b"image")), AT,
+    )  # fmt: skip
+    payload = canonical.encode(receipt.to_json())
+    return {
+        "about": "A parcel and what is refused when its header is read, and a receipt. The metadata in it says nothing: "
+        "how it is verified is in docs/protocol/parcel.md. Signed with the key of envelope-1.json.",
+        "valid": [{"name": "least", "input_base64": b64(good), "header": header.to_json()}],
+        "refused": [
+            {"name": "empty", "input_base64": "", "code": "request/malformed"},
+            {"name": "one bit of the header changed", "input_base64": b64(good.replace(b"thermo", b"thermn", 1)), "code": "request/malformed"},
+            {"name": "another version", "input_base64": b64(good.replace(b"parcel/1", b"parcel/2", 1)), "code": "request/malformed"},
+            {"name": "a header that is too long", "input_base64": b64(b"firmament-parcel/1 1048577 " + b"0" * 64 + b"\n"), "code": "request/too-large"},
+            spell("a path", b"image/timestamp.json", b"image/../evil.json"),
+            spell("a member twice", b"image/timestamp.json", b"image/1.root.json"),
+            spell("an unknown role", b"image/timestamp.json", b"images/timestamp.json"),
+            spell("an unknown kind", b'"director"', b'"somebody"'),
+            spell("a payload under another name", f"payload/{hashlib.sha256(b'image').hexdigest()}".encode(), b"payload/" + b"0" * 64),
+        ],
+        "receipt": [
+            {
+                "name": "confirmed",
+                "file": ReceiptFile(DEVICE, sealed(RECEIPT_TYPE, payload).to_json(), report.to_json()).to_json(),
+                "payload": payload.decode(),
+            }
+        ],
+    }  # fmt: skip
+
+
 def build() -> dict[str, bytes]:
     """Return every vector file by name; the same bytes on every machine."""
     made = {
@@ -541,6 +610,7 @@ def build() -> dict[str, bytes]:
         "messages-1.json": message_vectors(),
         "envelope-1.json": envelope_vectors(),
         "audit-1.json": audit_vectors(),
+        "parcel-1.json": parcel_vectors(),
     }
     return {name: (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode() for name, value in made.items()}
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 PRIVATE_MODE: Final = 0o600
 PUBLIC_MODE: Final = 0o644
+ANY_MODE: Final = 0o777
 TEMPORARY_SUFFIX: Final = ".new"
 """A file that was being replaced when the power went; safe to remove at start."""
 
@@ -139,7 +140,11 @@ class RealDisk:
             if create:
                 with contextlib.suppress(FileExistsError):
                     descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, mode)
-                    os.fchmod(descriptor, mode)  # whatever the umask is
+                    try:
+                        os.fchmod(descriptor, mode)  # whatever the umask is
+                    except OSError:
+                        os.close(descriptor)
+                        raise
                     return _RealFile(descriptor, path)
             return _RealFile(os.open(path, flags), path)
 
@@ -272,6 +277,22 @@ def read_file(disk: Disk, path: Path, *, limit_bytes: int) -> bytes:
         return reader.read_at(0, length)
     finally:
         reader.close()
+
+
+def public_mode_of(disk: Disk, directory: Path) -> int:
+    """Return the mode for files that are not secret on the file system of `directory`, e.g. of a stick.
+
+    FAT has no owners: it takes the mode of its mount only, and asked for all bits drops the others.
+    """
+    probe = directory / f".mode{TEMPORARY_SUFFIX}"
+    try:
+        disk.open_writer(probe, mode=PUBLIC_MODE).close()
+    except FileError:
+        return ANY_MODE
+    finally:
+        with contextlib.suppress(FirmamentError):
+            disk.remove(probe)
+    return PUBLIC_MODE
 
 
 def replace_durably(disk: Disk, path: Path, data: bytes, *, mode: int = PRIVATE_MODE) -> None:

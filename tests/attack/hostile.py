@@ -286,6 +286,7 @@ class Victim:
             "connect_timeout_s": 5,
             "idle_timeout_s": 5,
             "request_deadline_s": 20,
+            "retry_wait_ms": 5,
             **self.transfer,
             **transfer,
         }

@@ -14,9 +14,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from firmament.core import canonical, manifest
 from firmament.core.digest import Digest
+from firmament.core.fields import Fields
 from firmament.errors import FirmamentError
+from firmament.protocol import parcel
 from firmament.protocol.v1 import messages, paths
-from firmament.protocol.v1.envelope import open_envelope, pre_authentication_encoding
+from firmament.protocol.v1.envelope import REPORT_TYPE, open_envelope, pre_authentication_encoding
 from firmament.trust import audit, merkle
 
 SCRIPT = Path(__file__).parents[2] / "scripts/vectors.py"
@@ -188,3 +190,44 @@ def test_release_log():
         path = [bytes.fromhex(part) for part in proof]
         old = bytes.fromhex(log["roots"][int(size)])
         merkle.verify_consistency(old_size=int(size), old_root=old, new_size=head.size, new_root=head.root, proof=path)
+
+
+# --- parcels -------------------------------------------------------------------------------
+
+
+def read_parcel(data):
+    begin, length, digest = parcel.decode_first_line(data)
+    return parcel.decode_header(data[begin : begin + length], digest)
+
+
+@pytest.mark.parametrize("case", cases("parcel", "valid"))
+def test_parcels_are_read_and_spelled_like_this(case):
+    data = input_of(case)
+    header = read_parcel(data)
+    assert header.to_json() == case["header"]
+    beginning = parcel.encode_beginning(header)
+    assert data.startswith(beginning)
+    assert len(data) == len(beginning) + header.content_length_bytes
+    for place in header.places(len(beginning)).values():
+        member = data[place.offset : place.offset + place.member.length_bytes]
+        assert Digest.of(member) == place.member.digest
+
+
+@pytest.mark.parametrize("case", cases("parcel", "refused"))
+def test_parcels_that_are_refused(case):
+    refused_with(case["code"], read_parcel, input_of(case))
+
+
+@pytest.mark.parametrize("case", cases("parcel", "receipt"))
+def test_receipts(case):
+    file = parcel.ReceiptFile.from_fields(Fields(case["file"], what="receipt"))
+    envelope = open_envelope(file.receipt, expected_type=parcel.RECEIPT_TYPE)
+    assert envelope.payload.decode() == case["payload"]
+    receipt = parcel.decode_receipt(envelope.payload)
+    assert canonical.encode(receipt.to_json()) == envelope.payload
+    report = open_envelope(file.report, expected_type=REPORT_TYPE)
+    assert Digest.of(report.payload) == receipt.report_digest
+    key = serialization.load_pem_public_key(load("envelope")["public_key_pem"].encode())
+    for one in (envelope, report):
+        signed = pre_authentication_encoding(one.payload_type, one.payload)
+        key.verify(one.signature, signed, ec.ECDSA(hashes.SHA256()))

@@ -15,7 +15,7 @@ from pathlib import Path
 from firmament.cli import schemas
 from firmament.core import manifest
 from firmament.errors import error_classes
-from firmament.protocol import status
+from firmament.protocol import parcel, status
 from firmament.protocol.v1 import envelope, messages, paths
 
 SNAPSHOT = Path(__file__).with_name("wire_names.json")
@@ -65,7 +65,12 @@ def current() -> dict[str, dict[str, object]]:
         "consent answers": words(status.ConsentAnswer),
         "update classes": words(manifest.UpdateClass),
         "paths": {name: value for name, value in vars(paths).items() if name.isupper()},
-        "payload types": {"report": envelope.REPORT_TYPE, "consent": envelope.CONSENT_TYPE},
+        "payload types": {
+            "report": envelope.REPORT_TYPE,
+            "consent": envelope.CONSENT_TYPE,
+            "receipt": parcel.RECEIPT_TYPE,
+        },
+        "parcel kinds": words(parcel.ParcelKind),
         "manifest": fields(manifest.Manifest),
         "manifest.payloads[]": fields(manifest.Payload),
         "manifest.requires": fields(manifest.Requires),
@@ -83,6 +88,10 @@ def current() -> dict[str, dict[str, object]]:
                 messages.ConsentEvent,
                 messages.ConsentBatch,
                 messages.ConsentReply,
+                parcel.Parcel,
+                parcel.Member,
+                parcel.Receipt,
+                parcel.ReceiptFile,
                 envelope.Envelope,
             )
         },

@@ -403,3 +403,22 @@ def test_a_sealed_release_is_not_for_clients_without_an_agent(bench):
     problem = bench.refused("release", "legacy", "thermo/1.1", "--out", bench.directory / "legacy", "--key", "any")
     assert problem["code"] == "request/conflict"
     assert not (bench.directory / "legacy").exists()
+
+
+def test_a_sealed_release_travels_in_a_parcel_and_only_its_device_opens_it(bench, tmp_path):
+    """The stick holds the container, its chunk list and one wrap: whoever finds it reads nothing."""
+    device, parcel = bench.device("device-p"), tmp_path / "site.parcel"
+    bench.run("parcel", "export", "thermo/1.1", "--device", device.device_id, "-o", parcel)
+    data, one = parcel.read_bytes(), bench.keys("thermo/1.1")["thermo/1.1/image.img.sealed"]
+    assert SECRET not in data
+    assert one.key not in data
+    assert one.key.hex().encode() not in data
+    device.cut_off()
+    device.run("install", str(parcel), "--yes", code=10)
+    with device.daemon():
+        until(lambda: list(tmp_path.glob("*.receipt")))
+    assert slot(device, "b") == bench.image("1.1").read_bytes()
+    bench.run("parcel", "receipt", "import", *tmp_path.glob("*.receipt"))
+    assert bench.world.attempt(device)["status"] == "confirmed"
+    refused = bench.refused("parcel", "export", "thermo/1.1", "--any-device", "-o", tmp_path / "any.parcel")
+    assert refused["code"] == "policy/no-content-key"

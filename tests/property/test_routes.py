@@ -28,6 +28,7 @@ CLASSES = {
     Action.READ: """
         GET /api/v1/devices/versions|GET /api/v1/devices/versions/days|GET /api/v1/trust|GET /api/v1/image/state|GET /api/v1/products
         GET /api/v1/releases|GET /api/v1/releases/{product}/{version}|GET /api/v1/devices/count
+        GET /api/v1/releases/{product}/{version}/payloads/{sha256}
         GET /api/v1/products/{product}/images
         GET /api/v1/devices/attributes|GET /api/v1/tags|GET /api/v1/groups|GET /api/v1/filters
         PUT /api/v1/filters/{name}|DELETE /api/v1/filters/{name}|GET /api/v1/sites
@@ -68,9 +69,11 @@ CLASSES = {
         PUT /api/v1/devices/{device_id}/wrapping-key|POST /api/v1/devices/{device_id}/wrapping-key/revoke
     """,
     Action.START_ROLLOUT: "POST /api/v1/rollouts",
-    Action.ASSIGN: "POST /api/v1/devices/{device_id}/assign|DELETE /api/v1/devices/{device_id}/assign",
+    Action.ASSIGN: """
+        POST /api/v1/devices/{device_id}/assign|DELETE /api/v1/devices/{device_id}/assign|POST /api/v1/parcels
+    """,
     Action.ENROL: "POST /api/v1/enrolment-tokens|POST /api/v1/enrolments/csr",
-    Action.RECORD: "POST /api/v1/updates/record",
+    Action.RECORD: "POST /api/v1/updates/record|POST /api/v1/receipts",
     Action.SEE_AUDIT: """
         GET /api/v1/audit/events|GET /api/v1/audit/checkpoints|GET /api/v1/audit/export
         GET /api/v1/release-log|GET /api/v1/release-log/leaves|GET /api/v1/evidence/compliance|GET /api/v1/events/stream

@@ -61,7 +61,13 @@ class Device:
         self.run(*arguments)
         return json.loads(self.stderr.splitlines()[-1])
 
-    def provision(self):
+    def cut_off(self):
+        """Take the network away: nobody listens any more where its server was."""
+        facts = self.directory / "state" / "enrolment" / "enrolment.json"
+        facts.write_text(facts.read_text().replace(self.world.server.url, "https://localhost:1"))
+
+    def write_provisioning(self):
+        """Write the file that an operator makes, with a token of its own."""
         file = self.directory / "provisioning.json"
         author = self.world.author
         file.write_text(
@@ -78,7 +84,10 @@ class Device:
                 }
             )
         )
-        self.device_id = self.run("provision", str(file), code=0)["device_id"]
+        return file
+
+    def provision(self):
+        self.device_id = self.run("provision", str(self.write_provisioning()), code=0)["device_id"]
         return self
 
     @contextlib.contextmanager

@@ -15,6 +15,7 @@ from firmament.agent.record import (
     MAX_LOG_LINES,
     MAX_MESSAGE_LENGTH,
     MAX_OUTBOX,
+    MAX_PARCEL_PATH_LENGTH,
     Attempt,
     Ended,
     FailedPayload,
@@ -80,6 +81,8 @@ def attempts(draw):
         failed=draw(st.lists(st.builds(FailedPayload, codes, codes), max_size=2).map(tuple)),
         fallback=draw(codes),
         fallback_wrap=draw(st.none() | st.binary(max_size=64)),
+        parcel=draw(codes),
+        is_local=draw(st.booleans()),
         starts_over=draw(st.integers(0, 5)),
         tries=draw(st.integers(0, 50)),
         restarts=draw(st.integers(0, 10)),
@@ -160,7 +163,7 @@ def largest_record():
     reason = Reason("x" * 64, wide * MAX_MESSAGE_LENGTH, (wide * MAX_LOG_LINE_LENGTH,) * MAX_LOG_LINES)
     now, identity = datetime(2026, 11, 20, tzinfo=UTC), "0f1e2d3c-4b5a-4968-8776-655443322110"
     image = Image(Digest.of(b""), 1)
-    languages = [f"{a}{b}" for a in string.ascii_lowercase for b in "ab"][:7]
+    languages = [f"{a}{b}" for a in string.ascii_lowercase for b in "ab"][:12]
     manifest = Manifest(
         product="p" * 63,
         version="1" * 64,
@@ -216,6 +219,15 @@ def largest_record():
             failed=(FailedPayload("t" * 511, "c" * 40),) * 2,
             fallback="t" * 511,
             fallback_wrap=b"k" * 1716,
+            takes_back=AttemptId(identity),
+            parcel=wide * MAX_PARCEL_PATH_LENGTH,
+            is_local=True,
+            armed_boot_id="b" * 64,
+            trial_boot_id="b" * 64,
+            deadline_s=2**60,
+            consent=Consent(Answer.LATER, now, now),
+            asked_at=now,
+            postponed=1_000_000,
             reason=reason,
         ),
         running=release,

@@ -6,7 +6,14 @@ import stat
 
 import pytest
 
-from firmament.durable import RealDisk, make_directory_durably, mapped_errors, read_file, replace_durably
+from firmament.durable import (
+    RealDisk,
+    make_directory_durably,
+    mapped_errors,
+    public_mode_of,
+    read_file,
+    replace_durably,
+)
 from firmament.errors import DiskFullError, FileError, ReadOnlyError, TooLargeError
 
 
@@ -256,3 +263,21 @@ def test_a_new_directory_is_durable_with_its_parents(tmp_path):
     disk.log.clear()
     make_directory_durably(disk, tmp_path / "a" / "b" / "c")
     assert disk.log == [], "what is there costs nothing"
+
+
+class Fat(RealDisk):
+    """A stick: vfat refuses every mode but that of its mount, and asked for all bits drops the others."""
+
+    def open_writer(self, path, *, mode=0o600, create=True):
+        if create and mode != 0o777 and not path.exists():
+            path.touch()
+            raise FileError("The file cannot be used", path=path, reason="Operation not permitted")
+        return super().open_writer(path, mode=mode, create=create)
+
+
+@pytest.mark.parametrize(("disk", "mode"), [(Fat(), 0o777), (RealDisk(), 0o644)])
+def test_files_for_everybody_are_written_on_sticks_too(disk, mode, tmp_path):
+    assert public_mode_of(disk, tmp_path) == mode
+    replace_durably(disk, tmp_path / "receipt", b"signed", mode=public_mode_of(disk, tmp_path))
+    assert (tmp_path / "receipt").read_bytes() == b"signed"
+    assert [path.name for path in tmp_path.iterdir()] == ["receipt"]

@@ -12,6 +12,7 @@ new image is on trial.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from firmament.agent.consent import Consents, Who
@@ -35,6 +36,7 @@ from firmament.agent.storing import StoppedError
 from firmament.agent.trial import Trial
 from firmament.errors import (
     ApplicabilityError,
+    ConflictError,
     FirmamentError,
     NothingToDoError,
     RestartNeededError,
@@ -49,6 +51,7 @@ from firmament.log import logger
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
     from datetime import timedelta
+    from pathlib import Path
 
     from firmament.agent.parts import Parts
     from firmament.core.consent import Mode
@@ -122,7 +125,8 @@ class Agent:
             if self._now_s() < self._step_at_s:
                 return self._step_at_s - self._now_s()
             self._trial.is_restarting = False
-        if self._ledger.state is not State.TRIAL:
+        if self._ledger.state is not State.TRIAL and self._ledger.state not in FINAL:
+            # After the end of an attempt its receipt comes first (`_settle`): what is delivered is forgotten.
             self._contact.deliver()
         if self._contact.may_poll and self._now_s() >= self._contact.poll_at_s:
             self._poll_quietly()
@@ -190,6 +194,27 @@ class Agent:
         if self._ledger.state is State.IDLE:
             self.check()
         return self._to_the_end()
+
+    def install(self, parcel: Path, who_agrees: Who | None = None) -> Status:
+        """Install what was carried here by hand; no network is needed, and the owner's rules count.
+
+        `who_agrees` gives the owner's consent. Raises as `run_all` does; ConflictError while an
+        image is on trial, and what is wrong with the parcel, which then has changed nothing.
+        """
+        self.start()
+        if self._ledger.state in FINAL:
+            self._settle()
+        if self._ledger.state is not State.IDLE and self._ledger.state not in BEFORE_TRIAL:
+            raise ConflictError("An update is on trial; wait for its end", state=self._ledger.state)
+        self._contact.carry(parcel)
+        if who_agrees is not None:
+            self._consents.answer(Answer.NOW, who_agrees, None)
+        return self._to_the_end()
+
+    def receipts(self) -> dict[str, bytes]:
+        """Return signed receipts, by file name, for every outcome that the server has not heard."""
+        self.start()
+        return self._contact.receipts()
 
     def confirm(self) -> Status:
         """Keep the image on trial now: a person has examined it."""
@@ -367,13 +392,15 @@ class Agent:
         attempt, policy = self._ledger.attempt, self._consents.policy
         assert attempt.manifest is not None
         now = self._parts.clock.now()
+        found = self._surroundings.look()
         self._verdict = decide(
             policy,
             step=step,
             update_class=attempt.manifest.update_class,
             preconditions=attempt.manifest.preconditions,
             consent=attempt.consent,
-            found=self._surroundings.look(),
+            # What lies on a stick costs no volume.
+            found=replace(found, unmetered_link=True) if attempt.parcel else found,
             # A device without a clock of its own is at least as late as the offer it holds.
             now=max(now, attempt.issued_at) if attempt.issued_at is not None else now,
         )
@@ -415,6 +442,7 @@ class Agent:
             if ledger.attempt.takes_back is None:
                 self._parts.floors.raise_sequence(manifest.sequence_number)
         if ledger.state in FINAL:
+            self._contact.write_receipt()
             self._contact.deliver()
             ledger.go(Event.SETTLED)
             self._fetching.clear()
@@ -499,7 +527,7 @@ class Agent:
                 tries += 1
                 if tries >= MAX_COMMAND_TRIES or error.retry is Retry.NEVER:
                     raise
-                self._parts.clock.sleep(backoff_s(1, self._parts.chance))
+                self._parts.clock.sleep(backoff_s(1, self._parts.chance, first_s=self._parts.retry_wait_s))
                 continue
             self._restart_or_go_on()
             if wait_s and self._ledger.state in BEFORE_TRIAL and self._verdict.error is not None:

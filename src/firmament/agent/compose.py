@@ -113,6 +113,8 @@ def compose(
             methods=methods,
             caches=tuple(_cache(url, settings, clock) for url in settings.payloads.base_urls),
             payload_deadline_s=settings.transfer.deadline_s,
+            retry_wait_s=settings.transfer.retry_wait_ms / 1000,
+            takes_repository_parcels=settings.policy.takes_repository_parcels,
         ),
         slots=storage.slots,
         boot=storage.boot,
@@ -128,6 +130,7 @@ def compose(
         offline_s=settings.owner.offline_s,
         methods=methods,
         payloads=settings.payloads,
+        retry_wait_s=settings.transfer.retry_wait_ms / 100,
         unwrap=_unwrap(disk, enrolment),
         should_stop=should_stop,
     )

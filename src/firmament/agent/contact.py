@@ -7,16 +7,19 @@ begun again; a person assigns the release anew, which makes a new attempt.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from firmament.agent.fetching import reason_for
 from firmament.agent.machine import BEFORE_FETCH, BEFORE_TRIAL, Event, State
 from firmament.agent.policy import backoff_s, next_poll_s
 from firmament.agent.ports import Running
-from firmament.agent.record import Attempt
+from firmament.agent.record import MAX_PARCEL_PATH_LENGTH, Attempt
 from firmament.core.ids import UUID, AttemptId
-from firmament.errors import ApplicabilityError, FirmamentError, TrustError
+from firmament.durable import public_mode_of, replace_durably
+from firmament.errors import ApplicabilityError, FileError, FirmamentError, NothingToDoError, TrustError
 from firmament.log import logger
+from firmament.protocol.status import FINAL_STATUSES
 from firmament.protocol.v1.messages import MAX_REPORTS
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from firmament.agent.parts import Parts
     from firmament.agent.ports import Answer, Offer
     from firmament.agent.trial import Trial
+    from firmament.durable import Disk
 
 log = logger("agent.contact")
 
@@ -71,23 +75,49 @@ class Contact:
         log.info("poll.answered", offered=answer.offer.manifest.release_id if answer.offer else None)
         self._take_up(answer.offer)
 
-    def _ask(self) -> Answer:
+    def carry(self, parcel: Path) -> None:
+        """Take up what a parcel names, as a poll would; or go on from it with the attempt in hand.
+
+        What is refused changes nothing, is not reported, and may be tried again: a stick proves
+        nothing about the server's will. Raises why, and NothingToDoError for an attempt that ended
+        here before, whose outcome is then told once more.
+        """
+        path = str(parcel)
+        if len(path) > MAX_PARCEL_PATH_LENGTH or not path.isprintable():
+            raise FileError("The path of the parcel is too long", length=len(path), limit=MAX_PARCEL_PATH_LENGTH)
+        offer = self._parts.link.carry(parcel, self._running()).offer
+        assert offer is not None
+        self._fetching.check_offer(offer)
+        running = self._ledger.record.running
+        if offer.is_local and running is not None and running.image == offer.manifest.image:
+            raise NothingToDoError("The device runs what the parcel holds", running=running.version)
+        self._take_up(offer, parcel=path)
+        ledger = self._ledger
+        if ledger.state is State.IDLE:
+            ended = ledger.record.has_ended(offer.attempt_id)
+            status = ended.status if ended is not None else ""
+            raise NothingToDoError("What the parcel asks for ended here before", status=status)
+        if ledger.attempt.parcel != path:
+            ledger.note(parcel=path)
+
+    def _running(self) -> Running:
         record = self._ledger.record
         running = record.running
+        return Running(
+            version=running.version if running is not None else "",
+            sequence_number=running.sequence_number if running is not None else 0,
+            image_digest=str(running.image.digest) if running is not None else "",
+            boot_id=self._parts.boot.boot_id(),
+            # A device's own facts come last: an owner's rule says what holds, whatever the settings call so.
+            attributes={**self._parts.attributes, **record.owner.applied_to(self._parts.policy).told()},
+            held_digest=str(record.previous.image.digest) if record.previous is not None else "",
+            installed_by=record.installed_by(),
+            failed_payloads=tuple(failed.target for failed in record.attempt.failed) if record.attempt else (),
+        )
+
+    def _ask(self) -> Answer:
         try:
-            answer = self._parts.link.poll(
-                Running(
-                    version=running.version if running is not None else "",
-                    sequence_number=running.sequence_number if running is not None else 0,
-                    image_digest=str(running.image.digest) if running is not None else "",
-                    boot_id=self._parts.boot.boot_id(),
-                    # A device's own facts come last: an owner's rule says what holds, whatever the settings call so.
-                    attributes={**self._parts.attributes, **record.owner.applied_to(self._parts.policy).told()},
-                    held_digest=str(record.previous.image.digest) if record.previous is not None else "",
-                    installed_by=record.installed_by(),
-                    failed_payloads=tuple(failed.target for failed in record.attempt.failed) if record.attempt else (),
-                )
-            )
+            answer = self._parts.link.poll(self._running())
         except (TrustError, ApplicabilityError) as error:
             self._refuse(error, str(error.facts.get("attempt_id", "")))
             raise
@@ -99,14 +129,10 @@ class Contact:
                 raise
         return answer
 
-    def _take_up(self, offer: Offer | None) -> None:
+    def _take_up(self, offer: Offer | None, *, parcel: str = "") -> None:
         ledger = self._ledger
         in_hand = ledger.record.attempt
-        if (
-            in_hand is not None
-            and ledger.state in BEFORE_TRIAL
-            and (offer is None or offer.attempt_id != in_hand.attempt_id)
-        ):
+        if in_hand is not None and ledger.state in BEFORE_TRIAL and _takes_back(offer, in_hand):
             self._trial.disarm()
             ledger.go(Event.OFFER_WITHDRAWN)
         if ledger.state in BEFORE_FETCH and offer is not None and offer.consent is not ledger.attempt.least:
@@ -130,6 +156,8 @@ class Contact:
                 fallback=offer.fallback,
                 fallback_wrap=offer.fallback_wrap,
                 least=offer.consent,
+                parcel=parcel,
+                is_local=offer.is_local,
             ),
         )
 
@@ -148,6 +176,40 @@ class Contact:
                 ledger.go(Event.OFFER_WITHDRAWN)
         if ledger.state is State.IDLE:
             ledger.begin(Event.OFFER_REFUSED, Attempt(attempt_id, reason=reason_for(error)))
+
+    def write_receipt(self) -> None:
+        """Write the signed receipt of the attempt that just ended beside its parcel, if that is still there.
+
+        Failing is no trouble: the report waits in the outbox, and `receipts` makes it again.
+        """
+        attempt = self._ledger.attempt
+        if not attempt.parcel:
+            return
+        for name, data in self.receipts(only=attempt).items():
+            path = Path(attempt.parcel).with_name(name)
+            try:
+                write_anywhere(self._parts.disk, path, data)
+            except FirmamentError as error:
+                log.warning("receipt.not-written", path=str(path), code=error.code, problem=error.problem)
+            else:
+                log.info("receipt.written", path=str(path), attempt_id=attempt.attempt_id)
+
+    def receipts(self, *, only: Attempt | None = None) -> dict[str, bytes]:
+        """Return a signed receipt for each outcome that the server has not got, by file name."""
+        from firmament.protocol.parcel import RECEIPT_SUFFIX
+
+        record, made = self._ledger.record, {}
+        running = record.running
+        for report in record.outbox:
+            if report.status not in FINAL_STATUSES or (only is not None and report.attempt_id != only.attempt_id):
+                continue
+            ended = record.has_ended(report.attempt_id)
+            release_id = only.release_id or "" if only is not None else ended.release_id if ended is not None else ""
+            is_same = running is not None and running.version == report.version
+            digest = str(running.image.digest) if running is not None and is_same else ""
+            name = f"{report.device_id}.{report.attempt_id}{RECEIPT_SUFFIX}"
+            made[name] = self._parts.link.receipt(report, release_id=release_id, image_digest=digest)
+        return made
 
     def deliver(self) -> None:
         """Send what waits in the outbox; failing is no trouble, it stays there."""
@@ -178,3 +240,15 @@ class Contact:
 
     def _now_s(self) -> float:
         return self._parts.clock.monotonic_s()
+
+
+def _takes_back(offer: Offer | None, in_hand: Attempt) -> bool:
+    """Whether what the server names now withdraws the attempt in hand."""
+    if offer is None:
+        return not in_hand.is_local
+    return offer.attempt_id != in_hand.attempt_id
+
+
+def write_anywhere(disk: Disk, path: Path, data: bytes) -> None:
+    """Write a file that is not secret onto whatever file system is there, whole or not at all."""
+    replace_durably(disk, path, data, mode=public_mode_of(disk, path.parent))

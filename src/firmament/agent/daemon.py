@@ -24,6 +24,7 @@ import socket
 import threading
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from firmament.agent.compose import compose
@@ -33,6 +34,7 @@ from firmament.agent.hooks import Hooks
 from firmament.agent.lock import InstanceLock
 from firmament.agent.machine import State
 from firmament.agent.policy import Answer
+from firmament.agent.record import MAX_PARCEL_PATH_LENGTH
 from firmament.agent.socket import ControlServer, Conversation, Request
 from firmament.agent.storage import compose_storage
 from firmament.agent.storing import StoppedError
@@ -75,7 +77,9 @@ OWNER: Final = "owner"
 """Who answers on the local page: somebody who read the one-time code off the device."""
 MAX_WISH_S: Final = 366 * 86_400
 READ_ONLY: Final = frozenset({"status", "history", "watch", "page"})
-COMMANDS: Final = frozenset({"check", "download", "verify", "apply", "all", "confirm", "revert", "answer", "consent"})
+COMMANDS: Final = frozenset(
+    {"check", "download", "verify", "apply", "all", "confirm", "revert", "answer", "consent", "install", "receipts"}
+)
 SURFACES: Final = frozenset({"command", "menu", "socket"})
 """What a client of the socket may call itself."""
 
@@ -403,6 +407,11 @@ def execute(agent: Agent, command: str, arguments: Fields, *, actor: str) -> dic
     who = Who(actor, via if via in SURFACES else "page" if actor == OWNER else "socket")
     if arguments.boolean("yes", default=False):
         _agree(agent, who)
+    if command == "install":
+        path = Path(arguments.text("parcel", max_length=MAX_PARCEL_PATH_LENGTH))
+        return agent.install(path, who if arguments.boolean("agrees", default=False) else None).to_json()
+    if command == "receipts":
+        return {"receipts": {name: data.decode() for name, data in agent.receipts().items()}}
     if command == "answer":
         return agent.answer(arguments.one_of("answer", Answer), who).to_json()
     if command == "consent":

@@ -67,6 +67,8 @@ class TransferSettings:
     rate_window_s: float = 60
     max_rate_bytes_per_s: int = 0
     """0: as fast as it goes."""
+    retry_wait_ms: int = 500
+    """After a dropped connection; doubles each time that nothing came."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,7 +207,7 @@ class Fetching:
         checkpoint = told = offset
         if offset == payload.length_bytes:
             return
-        chunks = self._parts.link.open_payload(payload, offset=offset)
+        chunks = self._parts.link.open_payload(payload, offset=offset, parcel=self._ledger.attempt.parcel)
         try:
             for chunk in chunks:
                 slot.write(chunk)

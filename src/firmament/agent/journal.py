@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from firmament.agent.record import Record, record_from
@@ -39,7 +40,10 @@ COPIES: Final = ("journal.a", "journal.b")
 VERSION: Final = 1
 COPY_LENGTH_BYTES: Final = 512 * 1024
 # The largest record: manifest 64 KiB, 16 reports with 20 log lines of 200 four-byte characters
-# 16 x 18 KiB, 64 ended attempts x 2.3 KiB: 498 KiB. A usual one is 4 KiB, and only that is written.
+# 16 x 18 KiB, 64 ended attempts x 2.3 KiB, the attempt's other fields 28 KiB: 533 KiB, a tenth of it
+# messages of ended attempts that may be shortened. A usual one is 4 KiB, and only that is written.
+SHORT_MESSAGE_LENGTH: Final = 80
+"""Characters of an ended attempt's message that are kept when there is no room for all: 101 KiB less."""
 _HEADER: Final = re.compile(rb"firmament-journal/(\d{1,4}) (\d{1,18}) (\d{1,9}) ([0-9a-f]{64})\n")
 _MAX_HEADER_LENGTH_BYTES: Final = 128
 
@@ -80,12 +84,14 @@ class Journal:
         self._generation, record = found[self._newest]
         return record
 
-    def store(self, record: Record) -> None:
-        """Make `record` what `load` returns, durably; after an error the one before still is.
+    def store(self, record: Record) -> Record:
+        """Make `record` what `load` returns, durably, and return it; after an error the one before still is.
 
-        Raises JournalError when it does not fit, which the bounds of `Record` rule out.
+        What returns differs from `record` only when all its bounds come together and it would not
+        fit: then the messages of ended attempts are shortened, which only people miss. Raises
+        JournalError when it does not fit even so, for what a later agent wrote into it.
         """
-        data = _encode(record, self._generation + 1)
+        record, data = _fitting(record, self._generation + 1)
         target = 1 - self._newest
         path = self._paths[target]
         if self._disk.length_bytes(path) != COPY_LENGTH_BYTES:
@@ -101,15 +107,26 @@ class Journal:
                 writer.close()
         self._generation += 1
         self._newest = target
+        return record
+
+
+def _fitting(record: Record, generation: int) -> tuple[Record, bytes]:
+    data = _encode(record, generation)
+    if len(data) > COPY_LENGTH_BYTES:
+        # Not a report: its bytes were perhaps sent, and its number stands for them.
+        history = tuple(replace(ended, message=ended.message[:SHORT_MESSAGE_LENGTH]) for ended in record.history)
+        record = replace(record, history=history)
+        data = _encode(record, generation)
+        log.warning("journal.history-shortened", length_bytes=len(data))
+    if len(data) > COPY_LENGTH_BYTES:
+        raise JournalError("The record does not fit", length_bytes=len(data), limit_bytes=COPY_LENGTH_BYTES)
+    return record, data
 
 
 def _encode(record: Record, generation: int) -> bytes:
     body = canonical.encode(record.to_json())
     digest = hashlib.sha256(body).hexdigest()
-    data = f"firmament-journal/{VERSION} {generation} {len(body)} {digest}\n".encode() + body
-    if len(data) > COPY_LENGTH_BYTES:
-        raise JournalError("The record does not fit", length_bytes=len(data), limit_bytes=COPY_LENGTH_BYTES)
-    return data
+    return f"firmament-journal/{VERSION} {generation} {len(body)} {digest}\n".encode() + body
 
 
 def _decode(data: bytes, path: Path) -> tuple[int, Record]:

@@ -62,8 +62,7 @@ class Ledger:
         make_directory_durably(self._parts.disk, self._parts.state_directory)
         record = self._journal.load()
         if record is None:
-            record = Record(running=self._parts.initial)
-            self._journal.store(record)
+            record = self._journal.store(Record(running=self._parts.initial))
         self.record = record
         if record.attempt is not None and record.state not in FINAL:
             try:
@@ -269,5 +268,4 @@ class Ledger:
         )
 
     def _store(self, record: Record) -> None:
-        self._journal.store(record)
-        self.record = record
+        self.record = self._journal.store(record)

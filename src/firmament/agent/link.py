@@ -10,14 +10,16 @@ from __future__ import annotations
 import contextlib
 import secrets
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from firmament.agent.fetch import read_body, require_success
 from firmament.agent.ports import Answer, Offer
-from firmament.agent.resume import TransportSource
+from firmament.agent.resume import BACK_OFF_S, TransportSource
 from firmament.core import canonical
+from firmament.core.digest import Digest
 from firmament.core.manifest import CHUNKS_SUFFIX
-from firmament.errors import MalformedError, TooLargeError, TransferError
+from firmament.errors import FileError, MalformedError, TooLargeError, TransferError, TruncatedError
 from firmament.log import logger
 from firmament.protocol.v1 import paths
 from firmament.protocol.v1.envelope import CONSENT_TYPE, REPORT_TYPE, Envelope, pre_authentication_encoding
@@ -41,22 +43,23 @@ from firmament.trust.walk import BEGINNING, Device, verify_director, verify_imag
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from firmament.agent.ports import Running, Transport
     from firmament.core.clock import Clock
-    from firmament.core.digest import Digest
     from firmament.core.ids import DeviceId
     from firmament.core.manifest import Payload
     from firmament.durable import Disk
+    from firmament.protocol.parcel import Receipt
     from firmament.protocol.v1.messages import ConsentEvent, PollReply, Report
     from firmament.trust.device_keys import IdentityKey
-    from firmament.trust.floors import Floors
+    from firmament.trust.floors import Floors, FloorValues
 
 log = logger("agent.link")
 
 MAX_REPLY_LENGTH_BYTES: Final = MAX_REQUEST_LENGTH_BYTES
 JSON: Final = {"Content-Type": "application/json"}
+GONE: Final = (FileError, MalformedError, TooLargeError, TruncatedError)
+"""What says that a parcel is not there any more, or not what it was."""
 WHOLE: Final = frozenset({"whole/1"})
 _BATCH_BYTES: Final = MAX_REQUEST_LENGTH_BYTES - 1024
 """What the envelopes of one batch may add up to; the rest is the batch's own JSON."""
@@ -114,8 +117,13 @@ class ServerLink:
     floors: Floors
     methods: frozenset[str] = WHOLE
     payload_deadline_s: float = 86_400
+    retry_wait_s: float = BACK_OFF_S
     caches: Sequence[Cache] = ()
     """Asked for payload bytes before the server."""
+    parcel_piece_bytes: int = 64 * 1024
+    """How much of a parcel is read at once; less in simulations, to cut between pieces."""
+    takes_repository_parcels: bool = False
+    """Whether a parcel that no director signed is enough (setting ``policy.repository_parcels``)."""
     _used_cache: bool = False
     _believes_caches: bool = True
     nonce: Callable[[], bytes] = field(default=lambda: secrets.token_bytes(NONCE_LENGTH_BYTES))
@@ -147,22 +155,7 @@ class ServerLink:
             targets_url=self.relation.image_targets_url,
             reference_time=max(filter(None, (issued_at, values.time))),
         )
-        release = verify_image(
-            image,
-            assignment,
-            device=Device(
-                device_id=self.relation.device_id,
-                product=self.relation.product,
-                hardware=self.relation.hardware,
-                agent_level=AGENT_LEVEL,
-                methods=self.methods,
-                sequence_number=running.sequence_number,
-                sequence_floor=values.sequence_number,
-                image_digest=running.image_digest,
-                held_digest=running.held_digest,
-                installed_by=running.installed_by,
-            ),
-        )
+        release = verify_image(image, assignment, device=self._device(running, values))
         offer = Offer(
             assignment.attempt_id,
             release.manifest,
@@ -176,16 +169,60 @@ class ServerLink:
         )
         return Answer(offer, reply.poll_after_s, issued_at)
 
-    def open_payload(self, payload: Payload, *, offset: int, end: int | None = None) -> Iterator[bytes]:
+    def carry(self, parcel: Path, running: Running) -> Answer:
+        """See `ports.Link`."""
+        from firmament.agent.parcel import Around, read_offer  # a device on a network never pays for it
+
+        around = Around(
+            relation=self.relation,
+            disk=self.disk,
+            floors=self.floors,
+            now=self.clock.now(),
+            takes_repository_parcels=self.takes_repository_parcels,
+            device_of=lambda values: self._device(running, values),
+        )
+        return read_offer(parcel, around)
+
+    def _device(self, running: Running, values: FloorValues) -> Device:
+        return Device(
+            device_id=self.relation.device_id,
+            product=self.relation.product,
+            hardware=self.relation.hardware,
+            agent_level=AGENT_LEVEL,
+            methods=self.methods,
+            sequence_number=running.sequence_number,
+            sequence_floor=values.sequence_number,
+            image_digest=running.image_digest,
+            held_digest=running.held_digest,
+            installed_by=running.installed_by,
+        )
+
+    def open_payload(
+        self, payload: Payload, *, offset: int, end: int | None = None, parcel: str = ""
+    ) -> Iterator[bytes]:
         """Yield payload bytes from `offset`, continuing over dropped connections; see `ports.Link`.
 
         The address follows from the signed digest alone, so that an attempt can go on after a
         restart without asking again. Raises RangeError when the bytes must be fetched from 0.
         """
         end = payload.length_bytes if end is None else end
+        if parcel:
+            from firmament.agent import parcel as carried
+
+            try:
+                for piece in carried.open_payload(
+                    self.disk, Path(parcel), payload, offset=offset, end=end, piece_bytes=self.parcel_piece_bytes
+                ):
+                    offset += len(piece)
+                    yield piece
+            except GONE as error:
+                # Pulled out, or another one is there now: the bytes may as well come over the net.
+                log.info("parcel.gone", parcel=parcel, code=error.code, offset=offset)
+            else:
+                return
         for base in self.caches if self._believes_caches else ():
             url = self._target_url(payload.target, payload.digest, base.url)
-            source = TransportSource(base.transport, self.clock, payload_deadline_s=self.payload_deadline_s)
+            source = self._source(base.transport)
             try:
                 for piece in source.stream(url, offset=offset, length_bytes=payload.length_bytes, end=end):
                     self._used_cache = True
@@ -207,10 +244,17 @@ class ServerLink:
             log.warning("cache.distrusted", urls=" ".join(cache.url for cache in self.caches))
         return used
 
-    def fetch_chunk_list(self, payload: Payload) -> bytes:
+    def fetch_chunk_list(self, payload: Payload, *, parcel: str = "") -> bytes:
         """See `ports.Link`."""
         pin = payload.chunks
         assert pin is not None
+        if parcel:
+            from firmament.agent import parcel as carried
+
+            try:
+                return carried.fetch_chunk_list(self.disk, Path(parcel), payload)
+            except GONE as error:
+                log.info("parcel.gone", parcel=parcel, code=error.code)
         url = self._target_url(payload.target + CHUNKS_SUFFIX, pin.list_digest)
         return self._source().fetch(url, limit_bytes=pin.list_length_bytes(payload.length_bytes))
 
@@ -235,6 +279,25 @@ class ServerLink:
                 accepted += decode_report_reply(reply).accepted
         sent = {report.report_number for report in reports}
         return [number for number in accepted if number in sent]
+
+    def receipt(self, report: Report, *, release_id: str, image_digest: str) -> bytes:
+        """See `ports.Link`."""
+        from firmament.protocol.parcel import RECEIPT_TYPE, Receipt, ReceiptFile
+
+        signed = self._sealed(report, REPORT_TYPE)
+        receipt = Receipt(
+            device_id=report.device_id,
+            attempt_id=report.attempt_id,
+            release_id=release_id,
+            outcome=report.status,
+            report_number=report.report_number,
+            report_digest=Digest.of(canonical.encode(report.to_json())),
+            version=report.version,
+            sequence_number=report.sequence_number,
+            image_digest=image_digest,
+            at=report.at,
+        )
+        return canonical.encode(ReceiptFile(report.device_id, self._sealed(receipt, RECEIPT_TYPE), signed).to_json())
 
     def send_consents(self, events: Sequence[ConsentEvent]) -> Sequence[int]:
         """Sign and deliver consent events, oldest first; see `ports.Link`.
@@ -273,7 +336,7 @@ class ServerLink:
         require_success(response, url)
         return read_body(response, limit_bytes=limit_bytes, url=url)
 
-    def _sealed(self, message: Report | ConsentEvent, kind: str) -> dict[str, object]:
+    def _sealed(self, message: Report | ConsentEvent | Receipt, kind: str) -> dict[str, object]:
         payload = canonical.encode(message.to_json())
         signature = self.key.sign(pre_authentication_encoding(kind, payload))
         return Envelope(payload, kind, self.key.keyid, signature).to_json()
@@ -281,8 +344,13 @@ class ServerLink:
     def _url(self, path: str) -> str:
         return self.relation.server_url.rstrip("/") + path
 
-    def _source(self) -> TransportSource:
-        return TransportSource(self.transport, self.clock, payload_deadline_s=self.payload_deadline_s)
+    def _source(self, transport: Transport | None = None) -> TransportSource:
+        return TransportSource(
+            transport or self.transport,
+            self.clock,
+            payload_deadline_s=self.payload_deadline_s,
+            back_off_s=self.retry_wait_s,
+        )
 
 
 class _ReplySource:

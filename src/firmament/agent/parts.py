@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
+from firmament.agent.policy import FIRST_BACKOFF_S
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
@@ -120,5 +122,7 @@ class Parts:
     """Payload methods that this device states: `payload.methods.applicable`, and ``sealed/1`` with a key."""
     payloads: PayloadSettings = field(default_factory=PayloadSettings)
     unwrap: Unwrap | None = None
+    retry_wait_s: float = FIRST_BACKOFF_S
+    """Longest wait before a command tries once more what a moment may mend."""
     should_stop: Callable[[], bool] = _never
     """Asked between two chunks of a download: the daemon is to end."""

@@ -52,6 +52,17 @@ class Chance(Protocol):
         ...
 
 
+class Metered(StrEnum):
+    """What the owner lets travel over a link that costs money by volume."""
+
+    ANY = "any"
+    """Every update, unless its author asks for an unmetered link."""
+    SECURITY = "security"
+    """Security updates only."""
+    NONE = "none"
+    """Nothing: updates wait for another link, or for a parcel."""
+
+
 class Answer(StrEnum):
     """What an owner can say to an offer."""
 
@@ -110,6 +121,9 @@ class Policy:
     """E.g. ``/sys/class/power_supply/AC/online``; None: always on mains."""
     metered_file: Path | None = None
     """Holds ``1`` while the link costs money by volume; None: it never does."""
+    metered: Metered = Metered.ANY
+    takes_repository_parcels: bool = False
+    """Whether a parcel that no director signed may be installed: an author's word alone (docs/protocol/parcel.md)."""
     postpone_days: int = 14
     """How long a security update may be put off, from when the owner was first asked (console.md §1.4)."""
     postpone_times: int = 3
@@ -156,6 +170,8 @@ class Policy:
             battery_file=_path(fields, "battery_file"),
             power_file=_path(fields, "power_file"),
             metered_file=_path(fields, "metered_file"),
+            metered=fields.one_of("metered", Metered, default=Metered.ANY),
+            takes_repository_parcels=fields.boolean("repository_parcels", default=False),
             postpone_days=fields.integer("postpone_days", maximum=365, default=14),
             postpone_times=fields.integer("postpone_times", maximum=100, default=3),
         )
@@ -272,7 +288,7 @@ def decide(
             return Verdict(
                 OutsideWindowError("The window is closed", window=window, opens_at=format_time(opens)), opens
             )
-    return _preconditions(policy, preconditions, found, step)
+    return _preconditions(policy, preconditions, found, step, update_class)
 
 
 NIGHT: Final = Window(time(2), time(5))
@@ -292,7 +308,9 @@ def _consent(mode: Mode, consent: Consent | None, now: datetime) -> Verdict | No
     return None
 
 
-def _preconditions(policy: Policy, wanted: Preconditions, found: Found, step: Step) -> Verdict:
+def _preconditions(
+    policy: Policy, wanted: Preconditions, found: Found, step: Step, update_class: UpdateClass
+) -> Verdict:
     battery = max(wanted.battery_percent, policy.min_battery_percent)
     missing: PreconditionError | None = None
     if step is Step.FETCH and found.free_bytes < wanted.free_bytes:
@@ -303,8 +321,12 @@ def _preconditions(policy: Policy, wanted: Preconditions, found: Found, step: St
         )
     elif wanted.mains_power and not found.mains_power:
         missing = PreconditionError("The device is not on mains power")
-    elif step is Step.FETCH and wanted.unmetered_link and not found.unmetered_link:
-        missing = PreconditionError("The link is metered")
+    elif step is Step.FETCH and not found.unmetered_link:
+        is_kept = policy.metered is Metered.NONE or (
+            policy.metered is Metered.SECURITY and update_class is not UpdateClass.SECURITY
+        )
+        if wanted.unmetered_link or is_kept:
+            missing = PreconditionError("The link is metered")
     return MET if missing is None else Verdict(missing)
 
 
@@ -315,11 +337,11 @@ def next_poll_s(policy: Policy, hint_s: int, chance: Chance) -> float:
     return chance.uniform(bounded * (1 - POLL_JITTER), bounded * (1 + POLL_JITTER))
 
 
-def backoff_s(failures: int, chance: Chance) -> float:
+def backoff_s(failures: int, chance: Chance, *, first_s: float = FIRST_BACKOFF_S) -> float:
     """Return seconds until the next try after `failures` in a row (at least 1): doubling, full jitter.
 
     Full jitter spreads devices that failed together best (AWS Architecture Blog, "Exponential
     Backoff And Jitter"); the lower bound keeps a lucky draw from being no wait at all.
     """
-    ceiling = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(failures - 1, 16))
-    return chance.uniform(FIRST_BACKOFF_S / 2, ceiling)
+    ceiling = min(MAX_BACKOFF_S, first_s * 2 ** min(failures - 1, 16))
+    return chance.uniform(first_s / 2, ceiling)

@@ -16,6 +16,7 @@ from firmament.core.consent import Mode
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
+    from pathlib import Path
 
     from firmament.core.ids import AttemptId
     from firmament.core.manifest import Manifest, Payload
@@ -101,6 +102,8 @@ class Offer:
     fallback_wrap: bytes | None = None
     consent: Mode = Mode.AUTOMATIC
     """What the operator asks at least, whatever the owner's rule says."""
+    is_local: bool = False
+    """From a parcel without a director: the attempt is known here only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +126,20 @@ class Link(Protocol):
         """
         ...
 
-    def open_payload(self, payload: Payload, *, offset: int, end: int | None = None) -> Iterator[bytes]:
+    def carry(self, parcel: Path, running: Running) -> Answer:
+        """Verify what was carried here by hand, in place of a poll; nothing is asked of anybody.
+
+        Raises TrustError, ApplicabilityError, ForbiddenError, or what is wrong with the file.
+        """
+        ...
+
+    def open_payload(
+        self, payload: Payload, *, offset: int, end: int | None = None, parcel: str = ""
+    ) -> Iterator[bytes]:
         """Yield payload bytes from `offset` to `end` (its signed length), never more.
 
-        Digest checking is the caller's: it knows what came before `offset`.
+        From the parcel if there is one and it is still there, else from the net. Digest checking is
+        the caller's: it knows what came before `offset`.
         """
         ...
 
@@ -134,8 +147,12 @@ class Link(Protocol):
         """Ask no cache again before the next start: bytes were not the signed ones. Whether any came from one."""
         ...
 
-    def fetch_chunk_list(self, payload: Payload) -> bytes:
+    def fetch_chunk_list(self, payload: Payload, *, parcel: str = "") -> bytes:
         """Return the payload's chunk list; the caller compares it with the pin."""
+        ...
+
+    def receipt(self, report: Report, *, release_id: str, image_digest: str) -> bytes:
+        """Return the file that says how an attempt from a parcel ended, signed (docs/protocol/parcel.md)."""
         ...
 
     def send(self, reports: Sequence[Report]) -> Sequence[int]:

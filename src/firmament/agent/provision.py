@@ -324,8 +324,11 @@ def enrolment_transport(file: ProvisioningFile, clock: Clock, settings: Transfer
 
 
 def read_provisioning_file(disk: Disk, path: Path) -> ProvisioningFile:
-    """Read a provisioning file from storage; raises FileError and what `read_provisioning` raises."""
+    """Read a provisioning file, or the one in a parcel; raises FileError and what `read_provisioning` raises."""
+    from firmament.agent.parcel import provisioning_in
+
     try:
-        return read_provisioning(read_file(disk, path, limit_bytes=MAX_FILE_LENGTH_BYTES))
+        carried = provisioning_in(disk, path, limit_bytes=MAX_FILE_LENGTH_BYTES)
+        return read_provisioning(carried or read_file(disk, path, limit_bytes=MAX_FILE_LENGTH_BYTES))
     except (MalformedError, TooLargeError) as error:
         raise FileError("This is not a provisioning file", path=path, reason=error) from error

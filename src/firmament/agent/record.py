@@ -38,6 +38,8 @@ MAX_MESSAGE_LENGTH: Final = 500
 MAX_KEY_WRAP_LENGTH_BYTES: Final = 1716
 # A wrap is 1168 bytes with ML-KEM-768 + X25519, 1713 with ML-KEM-1024 + P-384 (trust.md §4.2);
 # the journal has room for two.
+MAX_PARCEL_PATH_LENGTH: Final = 255
+# Of one parcel at a time; mount points and file names are short.
 MAX_CODE_LENGTH: Final = 40
 # The longest published code has 32 characters.
 MAX_FAILED_PAYLOADS: Final = 2
@@ -155,6 +157,10 @@ class Attempt:
     """Sealed payload without a precursor that the director gave a key for, beside the chosen one."""
     fallback_wrap: bytes | None = None
     """That key, wrapped: a device that cannot apply the delta goes on without asking again."""
+    parcel: str = ""
+    """Path of the parcel it came in, or was found in later: bytes come from there, and the receipt goes beside it."""
+    is_local: bool = False
+    """From a parcel without a director: a server that names nothing takes nothing back."""
     starts_over: int = 0
     """How often the fetch began again at 0; bounded, or a broken disk is written for ever."""
     tries: int = 0
@@ -212,6 +218,8 @@ class Attempt:
             "failed": [failed.to_json() for failed in self.failed],
             "fallback": self.fallback,
             "fallback_wrap": base64.b64encode(self.fallback_wrap).decode() if self.fallback_wrap is not None else None,
+            "parcel": self.parcel,
+            "is_local": self.is_local,
             "starts_over": self.starts_over,
             "tries": self.tries,
             "restarts": self.restarts,
@@ -250,6 +258,8 @@ class Attempt:
             fallback_wrap=fields.base64_bytes("fallback_wrap", max_length=MAX_KEY_WRAP_LENGTH_BYTES)
             if "fallback_wrap" in fields
             else None,
+            parcel=fields.text("parcel", max_length=MAX_PARCEL_PATH_LENGTH, default=""),
+            is_local=fields.boolean("is_local", default=False),
             starts_over=fields.integer("starts_over", default=0),
             tries=fields.integer("tries", default=0),
             restarts=fields.integer("restarts", default=0),

@@ -48,10 +48,13 @@ NOT_SATISFIABLE: Final = 416
 class TransportSource:
     """`trust.client.Source` over HTTP."""
 
-    def __init__(self, transport: Transport, clock: Clock, *, payload_deadline_s: float) -> None:
+    def __init__(
+        self, transport: Transport, clock: Clock, *, payload_deadline_s: float, back_off_s: float = BACK_OFF_S
+    ) -> None:
         self._transport = transport
         self._clock = clock
         self._payload_deadline_s = payload_deadline_s
+        self._back_off_s = back_off_s
 
     def fetch(self, url: str, *, limit_bytes: int) -> bytes:
         """Return a whole small body; raises HttpStatusError with ``status`` unless it is 200."""
@@ -79,7 +82,7 @@ class TransportSource:
                 if body.is_short or fruitless >= MAX_FRUITLESS or not _is_passing(error):
                     raise
                 log.info("payload.resumed", offset=body.position, length_bytes=length_bytes, code=error.code)
-                self._clock.sleep(BACK_OFF_S * 2**fruitless)
+                self._clock.sleep(self._back_off_s * 2**fruitless)
 
     def _continue(self, body: _Body, *, deadline_s: float) -> Iterator[bytes]:
         headers = {}

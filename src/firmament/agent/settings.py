@@ -125,7 +125,11 @@ SETTINGS: Final = (
     Setting("policy", "min_battery_percent", "integer", "0", "Below it nothing is installed.", "percent"),
     Setting("policy", "battery_file", "path", "none", "E.g. `/sys/class/power_supply/BAT0/capacity`."),
     Setting("policy", "power_file", "path", "none", "E.g. `/sys/class/power_supply/AC/online`."),
+    Setting("policy", "repository_parcels", "true or false", "false",
+            "Install parcels that an author signed and no director: sites without a server."),
     Setting("policy", "metered_file", "path", "none", "Holds `1` while the link costs money by volume."),
+    Setting("policy", "metered", "text", '"any"',
+            "What is fetched then: `any` (unless the release wants another link), `security` updates only, or `none`."),
     Setting("policy", "postpone_days", "integer", "14",
             "How long a security update may be put off, from when the owner was first asked.", "days"),
     Setting("policy", "postpone_times", "integer", "3", "How often a security update may be put off."),
@@ -141,6 +145,9 @@ SETTINGS: Final = (
     Setting("transfer", "request_deadline_s", "integer", "60", "Longest time for any other exchange.", "seconds"),
     Setting("transfer", "connect_timeout_s", "integer", "15", "Longest time to connect, TLS included.", "seconds"),
     Setting("transfer", "idle_timeout_s", "integer", "30", "Longest silence of a peer.", "seconds"),
+    Setting("transfer", "retry_wait_ms", "integer", "500",
+            "Wait after a dropped connection; doubles while nothing comes. A command waits up to ten times as long "
+            "between its tries.", "milliseconds"),
     Setting("page", "listen", "text", "none",
             "Serve the owner's page here, e.g. `127.0.0.1:8734` or the address of a USB gadget. Not on open networks."),
     Setting("payload", "memory_bytes", "integer", "67108864",
@@ -361,6 +368,7 @@ def _transfer(fields: Fields) -> TransferSettings:
         max_rate_bytes_per_s=fields.integer(
             "max_rate_bytes_per_s", maximum=_GIGABYTE, default=default.max_rate_bytes_per_s
         ),
+        retry_wait_ms=fields.integer("retry_wait_ms", minimum=1, maximum=60_000, default=default.retry_wait_ms),
     )
     if 0 < settings.max_rate_bytes_per_s < settings.min_rate_bytes_per_s:
         raise SettingError(

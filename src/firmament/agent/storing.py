@@ -76,7 +76,7 @@ class Storing:
     def _fetch(self, payload: Payload, offset: int) -> None:
         ledger, stored = self._ledger, self._stored
         checkpoint = told = offset
-        chunks = self._parts.link.open_payload(payload, offset=offset)
+        chunks = self._parts.link.open_payload(payload, offset=offset, parcel=ledger.attempt.parcel)
         try:
             for chunk in chunks:
                 stored.write(offset, chunk)
@@ -121,15 +121,16 @@ class Storing:
 
         pin = payload.chunks
         assert pin is not None
-        chunks = ChunkList(
-            self._parts.link.fetch_chunk_list(payload), pin=pin, payload_length_bytes=payload.length_bytes
-        )
+        chunk_list = self._parts.link.fetch_chunk_list(payload, parcel=self._ledger.attempt.parcel)
+        chunks = ChunkList(chunk_list, pin=pin, payload_length_bytes=payload.length_bytes)
         self._stored.open(payload.length_bytes)
         first = 0
         while (index := self._stored.next_bad_chunk(chunks, first)) is not None:
             start, length = index * chunks.chunk_length_bytes, chunks.piece_length_bytes(index)
             log.warning("payload.piece-bad", piece=index, offset=start, code=error.code)
-            pieces = self._parts.link.open_payload(payload, offset=start, end=start + length)
+            pieces = self._parts.link.open_payload(
+                payload, offset=start, end=start + length, parcel=self._ledger.attempt.parcel
+            )
             try:
                 piece = b"".join(pieces)
             finally:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 CONFIG_VARIABLE: Final = "FIRMAMENT_AGENT_CONFIG"
 DEFAULT_CONFIG: Final = "/etc/firmament/agent.toml"
 EXIT_WAITING: Final = 11
-TRIES: Final = frozenset({"apply", "all", "confirm", "revert"})
+TRIES: Final = frozenset({"apply", "all", "confirm", "install", "revert"})
 """Commands that may start or examine an image."""
 MARKS: Final = {"good": "ok  ", "warning": "warn", "bad": "BAD "}
 
@@ -48,6 +48,8 @@ user; 20-39 trust; 40-49 not for this device; 50-59 transfer; 60-69 slot; 70-79 
         "completion": LazyCommand("firmament.cli.shell:completion", "Print the completion script of a shell."),
         "man": LazyCommand("firmament.cli.shell:man", "Print or write manual pages."),
         "menu": LazyCommand("firmament.cli.menu:command", "Check, download, verify and apply from a menu."),
+        "install": LazyCommand("firmament.cli.agent_parcel:install", "Install from a parcel, without a network."),
+        "receipt": LazyCommand("firmament.cli.agent_parcel:receipt", "Write signed receipts to carry back."),
         "provision": LazyCommand("firmament.cli.agent_setup:provision", "Give this device its identity and anchors."),
         "wrapping-key": LazyCommand("firmament.cli.agent_setup:wrapping_key", "Make a new key for sealed payloads."),
         "install-service": LazyCommand(

@@ -29,6 +29,9 @@ COMMANDS: Final = {
     ),
     "rollout": LazyCommand("firmament.cli.rollout:group", "Plan, start, watch and steer rollouts."),
     "group": LazyCommand("firmament.cli.group:group", "Name devices by a query or by hand."),
+    "parcel": LazyCommand(
+        "firmament.cli.parcel:group", "Carry updates to devices without a network, and receipts back."
+    ),
     "device": LazyCommand("firmament.cli.device:group", "Enrol, list, assign devices."),
     "operator": LazyCommand("firmament.cli.operator:group", "People and tokens of a firmware server."),
     "consent": LazyCommand("firmament.cli.consent:group", "Which updates ask their owner, and what owners said."),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import functools
 import logging
 import multiprocessing
 import os
@@ -23,12 +24,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m firmament.cli.sweep", description=__doc__)
     parser.add_argument("--only", default="", help="only rows whose name contains this text")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes to use")
+    parser.add_argument("--every", type=int, default=1, help="only each n-th operation, for a quick look")
     options = parser.parse_args(argv)
     cases = [case for case in all_cases() if options.only in str(case)]
     total = Tally()
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(options.jobs, context, initializer=_quiet) as pool:
-        for case, tally in zip(cases, pool.map(sweep, cases), strict=True):
+        played = functools.partial(sweep, every=options.every)
+        for case, tally in zip(cases, pool.map(played, cases), strict=True):
             total.add(tally)
             print(
                 f"{case}: {tally.tried} tried, {tally.played} different, {len(tally.losses)} lost, "

@@ -182,6 +182,25 @@ class OperatorApi:
             finally:
                 response.close()
 
+    def pieces(self, path: str) -> Iterator[bytes]:
+        """Yield a body as it comes; its length is the caller's to judge. Raises as `call`."""
+        with _mapped_errors(self._url):
+            response = self._pool.request(
+                "GET",
+                self._url + path,
+                headers={"Authorization": f"Bearer {self._token}"} if self._token is not None else {},
+                redirect=False,
+                preload_content=False,
+                decode_content=False,
+            )
+            try:
+                if response.status != _OK:
+                    raise _problem(response.status, response.read(MAX_ANSWER_LENGTH_BYTES), f"GET {path}")
+                while piece := response.read(_PIECE_LENGTH_BYTES):
+                    yield piece
+            finally:
+                response.close()
+
     # --- once, however often it is sent ----------------------------------------------------
 
     def _ask(self, method: str, path: str, data: bytes | None, headers: Mapping[str, str]) -> bytes:

@@ -66,6 +66,8 @@ class Event(StrEnum):
     REPORT_REFUSED = "report.refused"
     REPORT_IGNORED = "report.ignored"
     UPDATE_RECORDED = "update.recorded"
+    PARCEL_EXPORTED = "parcel.exported"
+    RECEIPT_IMPORTED = "receipt.imported"
     PERSON_ADDED = "person.added"
     PERSON_LOCKED = "person.locked"
     PERSON_DISABLED = "person.disabled"

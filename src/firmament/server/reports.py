@@ -31,23 +31,24 @@ def open_report(value: Mapping[str, Any], *, identity_key: bytes, keyid: str) ->
     Raises SignatureError unless the key registered for this device signed it, MalformedError for
     anything that is not a report.
     """
-    envelope = _open(value, REPORT_TYPE, identity_key=identity_key, keyid=keyid)
+    envelope = open_signed(value, REPORT_TYPE, identity_key=identity_key, keyid=keyid)
     return decode_report(envelope.payload), envelope.payload
 
 
 def open_consent_event(value: Mapping[str, Any], *, identity_key: bytes, keyid: str) -> tuple[ConsentEvent, Envelope]:
     """Return what an owner said and the envelope, which is the evidence; raises as `open_report`."""
-    envelope = _open(value, CONSENT_TYPE, identity_key=identity_key, keyid=keyid)
+    envelope = open_signed(value, CONSENT_TYPE, identity_key=identity_key, keyid=keyid)
     return decode_consent_event(envelope.payload), envelope
 
 
 def open_wrapping_key(value: Mapping[str, Any], *, identity_key: bytes, keyid: str) -> WrappingKey:
     """Return a device's new wrapping key; raises as `open_report`."""
-    envelope = _open(value, WRAPPING_KEY_TYPE, identity_key=identity_key, keyid=keyid)
+    envelope = open_signed(value, WRAPPING_KEY_TYPE, identity_key=identity_key, keyid=keyid)
     return decode_wrapping_key(envelope.payload)
 
 
-def _open(value: Mapping[str, Any], expected_type: str, *, identity_key: bytes, keyid: str) -> Envelope:
+def open_signed(value: Mapping[str, Any], expected_type: str, *, identity_key: bytes, keyid: str) -> Envelope:
+    """Return an envelope of one type that this key signed; raises as `open_report`."""
     envelope = open_envelope(dict(value), expected_type=expected_type)
     if envelope.keyid != keyid:
         raise SignatureError("A message is signed by another key than this device's", keyid=envelope.keyid[:16])

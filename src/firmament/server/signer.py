@@ -10,6 +10,7 @@ that was taken over, or a directory restored from an old backup, cannot make it 
 Messages are canonical JSON after a 4-byte big-endian length.
 ``{"op": "publish", "versions": {role: n}, "snapshot": n, "timestamp": n}`` makes the next snapshot
 and timestamp, above those served; ``refresh`` with the same fields renews what is about to expire;
+``carried`` with the same fields and ``lifetime_s`` signs what is served for a parcel;
 ``{"op": "public"}`` names the keys. ``audit-public``, ``audit-state``, ``checkpoint`` and
 ``tree-head`` belong to the audit key (audit/signer.py).
 Answers: ``{"files": {name: text}, ...}`` or ``{"error": code, "problem": ..., "facts": {...}}``.
@@ -45,6 +46,7 @@ from firmament.errors import (
 from firmament.server.audit.signer import AuditSigner
 from firmament.server.keys import load_signer
 from firmament.trust import repository
+from firmament.trust.director import MAX_CARRIED_LIFETIME
 from firmament.trust.roles import SNAPSHOT_LIFETIME, TIMESTAMP_LIFETIME
 
 if TYPE_CHECKING:
@@ -171,6 +173,41 @@ class OnlineSigner:
             return self._sign(state, now)
         return {"files": {}}
 
+    def carried(self, served: tuple[int, int, dict[str, int]], lifetime_s: int) -> dict[str, Any]:
+        """Sign what is served once more, for a parcel: the same versions, good for longer (ADR-0028).
+
+        `served` is snapshot, timestamp and role versions; another server's signer may have signed
+        them last. Nothing new is said, so nothing is recorded. Raises TornPublishError when this
+        signer signed something later, or the numbers are ahead of the clock; MalformedError for a
+        lifetime that is too long.
+        """
+        snapshot_version, timestamp_version, versions = served
+        state, now = self.state, self._clock.now()
+        ahead = int(now.timestamp()) + MAX_CATCH_UP
+        if (
+            not state.snapshot <= snapshot_version <= max(ahead, state.snapshot)
+            or not state.timestamp <= timestamp_version <= max(ahead, state.timestamp)
+            or not snapshot_version
+            or any(versions.get(role, 0) < version for role, version in state.versions.items())
+        ):
+            raise TornPublishError(
+                "What was signed last is not what is served", signed=state.timestamp, served=timestamp_version
+            )
+        lifetime = timedelta(seconds=lifetime_s)
+        if not timedelta() < lifetime <= MAX_CARRIED_LIFETIME:
+            raise MalformedError("A parcel is good for a month at most", lifetime_s=lifetime_s)
+        expires_at = now + lifetime
+        snapshot = repository.make_snapshot(version=snapshot_version, expires_at=expires_at, versions=versions)
+        timestamp = repository.make_timestamp(
+            version=timestamp_version, expires_at=expires_at, snapshot_version=snapshot_version
+        )
+        name = repository.file_name("snapshot", snapshot)
+        files = {
+            name: repository.encode(repository.sign(snapshot, self._snapshot)).decode(),
+            repository.TIMESTAMP_FILE: repository.encode(repository.sign(timestamp, self._timestamp)).decode(),
+        }
+        return {"files": files}
+
     def _sign(self, state: SignerState, now: datetime) -> dict[str, Any]:
         state = replace(state, timestamp=_next(state.timestamp, now), timestamp_at=now)
         replace_durably(self._disk, self._path, canonical.encode(state.to_json()))
@@ -214,6 +251,9 @@ def answer(signer: OnlineSigner, message: bytes, audit: AuditSigner | None = Non
                 snapshot, versions = fields.integer("snapshot"), _versions(fields)
                 signer.adopt(snapshot, fields.integer("timestamp"))
                 return signer.publish(versions) if op == "publish" else signer.refresh(snapshot, versions)
+            case "carried":
+                served = (fields.integer("snapshot"), fields.integer("timestamp"), _versions(fields))
+                return signer.carried(served, fields.integer("lifetime_s"))
             case "public":
                 return signer.public()
             case _:

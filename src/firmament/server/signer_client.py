@@ -70,6 +70,10 @@ class SignerClient:
         """Ask for whatever of the served repository needs renewal; raises TornPublishError."""
         return await self._ask(_question("refresh", served, served.versions))
 
+    async def carried(self, served: Published, *, lifetime_s: int) -> dict[str, Any]:
+        """Ask for what is served with a longer life, for a parcel; raises TornPublishError, MalformedError."""
+        return await self._ask({**_question("carried", served, served.versions), "lifetime_s": lifetime_s})
+
     async def audit(self, op: str, **question: Any) -> dict[str, Any]:
         """Ask the audit key (audit/signer.py); raises ChainBrokenError, LogProofError."""
         return await self._ask({"op": op, **question})

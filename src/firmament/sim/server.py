@@ -19,6 +19,7 @@ from firmament.payload.readers import BytesReader
 from firmament.payload.sealed import Suite, new_key
 from firmament.payload.sealing import seal_payload
 from firmament.payload.wrap import Purpose, wrap
+from firmament.protocol.parcel import Parcel, ParcelKind, encode_beginning, member_of
 from firmament.protocol.status import FINAL_STATUSES
 from firmament.protocol.v1 import paths
 from firmament.protocol.v1.envelope import CONSENT_TYPE, REPORT_TYPE, open_envelope
@@ -34,7 +35,7 @@ from firmament.protocol.v1.messages import (
     decode_report_batch,
 )
 from firmament.trust import repository
-from firmament.trust.director import Assignment, DirectorKeys, make_reply
+from firmament.trust.director import Assignment, DirectorKeys, make_carried, make_reply
 from firmament.trust.keys import KeyKind, generate
 from firmament.trust.roles import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, RoleKeys
 
@@ -53,6 +54,8 @@ OK: Final = 200
 PARTIAL: Final = 206
 NOT_FOUND: Final = 404
 LIFETIME: Final = timedelta(days=365)
+PARCEL_ID: Final = "5eed5eed-0000-4000-8000-000000000001"
+PARCEL_LIFETIME: Final = timedelta(days=14)
 MAX_BODY_BYTES: Final = 1024 * 1024
 
 
@@ -191,6 +194,8 @@ class SimServer:
     """Servers before consent events answer 404."""
     requests: list[str] = field(default_factory=list)
     is_reachable: bool = True
+    hears_only: bool = False
+    """Takes reports and answers nothing else: what is installed was carried there by hand."""
 
     def __post_init__(self) -> None:
         """Make the director's keys and its root."""
@@ -240,6 +245,41 @@ class SimServer:
             fallback_wrap=wrapped(primary),
         )
 
+    def parcel(self, files: Mapping[str, bytes]) -> bytes:
+        """Return a parcel with the assignment and these payloads, by digest (protocol/parcel.py)."""
+        assert self.assignment is not None
+        self._polls += 1
+        now = self.clock.now()
+        made = make_carried(
+            self._director,
+            device_id=self.device_id,
+            parcel_id=PARCEL_ID,
+            assignment=self.assignment,
+            now=now,
+            expires_at=now + PARCEL_LIFETIME,
+            version=int(now.timestamp()) + self._polls,
+        )
+        members = {
+            "director/1.root.json": self.director_root,
+            f"device/{self.device_id}": canonical.encode(made.to_json()),
+            **{
+                f"image/{name.removeprefix('metadata/')}": data
+                for name, data in self.author.files.items()
+                if name.startswith("metadata/")
+            },
+            **{f"payload/{Digest.of(data).hex}": data for data in files.values()},
+        }
+        header = Parcel(
+            parcel_id=PARCEL_ID,
+            kind=ParcelKind.DIRECTOR,
+            product=self.author.product,
+            target=self.assignment.target,
+            created_at=now,
+            expires_at=now + PARCEL_LIFETIME,
+            members=tuple(member_of(name, (data,), len(data)) for name, data in members.items()),
+        )
+        return encode_beginning(header) + b"".join(members.values())
+
     def copy_state(self) -> tuple[object, ...]:
         """Return what the server has stored, as a value; `restore` takes it back."""
         return self.assignment, tuple(self.reports), self._polls
@@ -260,7 +300,7 @@ class SimServer:
     ) -> SimResponse:
         """Answer one request; see `agent.ports.Transport`."""
         del deadline_s
-        if not self.is_reachable:
+        if not self.is_reachable or (self.hears_only and not url.endswith(paths.REPORT)):
             raise UnreachableError("The server cannot be reached", url=url)
         path = url.removeprefix(BASE_URL)
         self.requests.append(f"{method} {path}")

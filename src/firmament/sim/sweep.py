@@ -290,6 +290,8 @@ def _judged(case: Case, where: str, survives: str, result: Result, phase: Phase)
         return loss("wrong", "what runs is not what the journal says")
     if result.reported != result.status:
         return loss("wrong", "the server was told something else")
+    if case.travel.is_carried and survives != DISK_FULL and result.receipt != result.status:
+        return loss("wrong", "the receipt beside the parcel says something else")
     if result.sequence_floor != (2 if result.booted_new or case.way is Way.BACK else 0):
         return loss("wrong", "the floor does not belong to what runs")
     if result.booted_new and not is_healthy:

@@ -28,15 +28,26 @@ from firmament.agent.record import Release
 from firmament.agent.slots.bundle import BundleSlot
 from firmament.agent.slots.image import ImageSlot
 from firmament.agent.slots.port import Label, Slots
-from firmament.core import bundle
+from firmament.core import bundle, canonical
 from firmament.core.bundle import Entry, EntryKind
 from firmament.core.clock import FixedClock
+from firmament.core.fields import Fields
 from firmament.core.ids import AttemptId, DeviceId
+from firmament.errors import FirmamentError, RestartNeededError
+from firmament.log import logger
 from firmament.payload import wrap
 from firmament.payload.methods import applicable
 from firmament.payload.sealing import METHOD as SEALED_METHOD
 from firmament.payload.wrap import Purpose
+from firmament.protocol.parcel import (
+    MAX_RECEIPT_LENGTH_BYTES,
+    RECEIPT_SUFFIX,
+    RECEIPT_TYPE,
+    ReceiptFile,
+    decode_receipt,
+)
 from firmament.protocol.status import FINAL_STATUSES
+from firmament.protocol.v1.envelope import open_envelope
 from firmament.sim.bootloader import APPLICATION, BootKind, install, is_armed, power_on
 from firmament.sim.disk import SimDisk
 from firmament.sim.faults import Survives
@@ -62,8 +73,11 @@ if TYPE_CHECKING:
     from firmament.core.digest import Digest
     from firmament.durable import Disk
 
+log = logger("sim.world")
+
 BEGINNING: Final = datetime(2026, 11, 20, 12, tzinfo=UTC)
 STATE: Final = Path("/var/lib/firmament")
+PARCEL: Final = Path("/media/stick/site.parcel")
 DEVICE_ID: Final = DeviceId("6ba7b810-9dad-41d1-80b4-00c04fd430c8")
 ATTEMPT_ID: Final = AttemptId("0f1e2d3c-4b5a-4968-8776-655443322110")
 WAY_BACK_ID: Final = AttemptId("00000000-0000-4000-8000-0000000000b2")
@@ -141,6 +155,15 @@ class Travel(StrEnum):
     """A delta that makes another image than was signed: the device falls back to the whole one."""
     SEALED_FALLBACK = "sealed-fallback"
     """The same with both sealed: the key of the second came along with the first."""
+    PARCEL = "parcel"
+    """Whole, on a stick; nobody answers the device, and its receipt is written beside the parcel."""
+    SEALED_PARCEL = "sealed-parcel"
+    """A sealed delta that makes another image, beside the sealed whole image, on a stick."""
+
+    @property
+    def is_carried(self) -> bool:
+        """Whether it comes by hand."""
+        return self in {Travel.PARCEL, Travel.SEALED_PARCEL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +209,8 @@ class Result:
     sequence_floor: int
     code: str
     starts: int
+    receipt: str = ""
+    """Outcome in the receipt beside the parcel, or empty."""
 
 
 class Ideal:
@@ -216,6 +241,7 @@ class Ideal:
             **release,
         )
         self.server = SimServer(self.author, self.clock, DEVICE_ID, chunk_bytes=case.geometry.chunk_bytes)
+        self.server.hears_only = case.travel.is_carried
 
     def provisioned(self) -> World:
         """Return a device that runs the old release and has nothing in hand; the new one is assigned."""
@@ -232,6 +258,8 @@ class Ideal:
         world = World(self, disk, goes_back=False)
         world.settle()  # the first start makes the journal; the cuts begin after it
         self.assign()
+        if case.travel.is_carried:
+            disk.put(PARCEL, self.server.parcel(self.packed.files))
         if self.case.way is Way.BACK:
             world.settle()
             disk.lose_power(Survives.ORDERED)
@@ -291,6 +319,8 @@ class World:
     def live(self, *, max_ticks: int = MAX_TICKS) -> bool:
         """Play one start; return False when it ended in a restart, or after `max_ticks` in the middle."""
         self.start()
+        if self.case.travel.is_carried and self.ideal.server.assignment is not None and not self._install():
+            return False
         for _ in range(max_ticks):
             wait_s = self.agent.tick()
             if self.agent.is_restarting:
@@ -300,6 +330,17 @@ class World:
                 return True
             self.ideal.clock.advance(wait_s)
         return False
+
+    def _install(self) -> bool:
+        """Be the person with the stick: install while nothing is in hand; False when it ended in a restart."""
+        if self.agent.status().state is State.IDLE:
+            try:
+                self.agent.install(PARCEL)
+            except RestartNeededError:
+                return False
+            except FirmamentError as error:
+                log.debug("install.ended", code=error.code)  # the judge looks at what runs
+        return True
 
     def start(self) -> Agent:
         """Switch the device on: the boot loader decides, and an agent is made that has done nothing yet."""
@@ -343,7 +384,16 @@ class World:
             state_directory=STATE / "agent",
             clock=ideal.clock,
             chance=_Middle(),
-            link=ServerLink(relation, ideal.identity, ideal.server, disk, ideal.clock, floors, methods=methods),
+            link=ServerLink(
+                relation,
+                ideal.identity,
+                ideal.server,
+                disk,
+                ideal.clock,
+                floors,
+                methods=methods,
+                parcel_piece_bytes=self.case.geometry.chunk_bytes,
+            ),
             slots=Slots(self.case.slot.installer, _slot(disk, self.case, Label.A), _slot(disk, self.case, Label.B)),
             boot=boot,
             checks=(_Check(self, boot),),
@@ -398,7 +448,19 @@ class World:
             sequence_floor=Floors(self.disk, STATE / "floors").load().sequence_number,
             code=history[-1].code if history else "",
             starts=self.starts,
+            receipt=self._receipt(),
         )
+
+    def _receipt(self) -> str:
+        """Return the outcome that the receipt on the stick tells; its signature is other tests' business."""
+        names = [name for name in self.disk.list(PARCEL.parent) if name.endswith(RECEIPT_SUFFIX)]
+        if len(names) != 1:
+            return f"{len(names)} receipts" if names else ""
+        data = self.disk.get(PARCEL.parent / names[0])
+        file = ReceiptFile.from_fields(
+            Fields(canonical.decode_object(data, limit_bytes=MAX_RECEIPT_LENGTH_BYTES, what="receipt"), what="receipt")
+        )
+        return decode_receipt(open_envelope(file.receipt, expected_type=RECEIPT_TYPE).payload).outcome.value
 
 
 class _Middle:
@@ -452,11 +514,12 @@ def pack_payloads(case: Case) -> Packed:
     """Return the new release's payloads; the director names the last one."""
     old, new = case.geometry.old, case.geometry.new
     plain = whole(PRODUCT, NEW_VERSION, new)
-    if case.travel is Travel.WHOLE:
+    if case.travel in {Travel.WHOLE, Travel.PARCEL}:
         return plain
-    is_wrong = case.travel in {Travel.FALLBACK, Travel.SEALED_FALLBACK}
+    is_wrong = case.travel in {Travel.FALLBACK, Travel.SEALED_FALLBACK, Travel.SEALED_PARCEL}
     both = plain + delta(PRODUCT, NEW_VERSION, old, _damaged(new) if is_wrong else new)
-    return sealed(both) if case.travel in {Travel.SEALED, Travel.SEALED_FALLBACK} else both
+    is_sealed = case.travel in {Travel.SEALED, Travel.SEALED_FALLBACK, Travel.SEALED_PARCEL}
+    return sealed(both) if is_sealed else both
 
 
 def _damaged(image: bytes) -> bytes:

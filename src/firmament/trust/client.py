@@ -366,6 +366,16 @@ class TrustedClient(Updater):
         return self._home / ROOT_HISTORY / f"{version}.root.json"
 
 
+class CarriedClient(TrustedClient):
+    """The image repository of a parcel: the metadata is all there, and what is cached of the net stays apart.
+
+    A parcel's timestamp has the version of the served one and lives longer (ADR-0028): mixed with
+    the cache, the one that came first would count. The floors are the same.
+    """
+
+    keeps_metadata = False
+
+
 class DirectorClient(TrustedClient):
     """The director's repository: one answer per object, judged fresh by its nonce.
 

@@ -21,6 +21,7 @@ from tuf.api.metadata import SPECIFICATION_VERSION
 from firmament.core import canonical
 from firmament.core.consent import Mode
 from firmament.core.fields import format_time
+from firmament.core.ids import DeviceId
 from firmament.errors import MalformedError
 from firmament.protocol.v1.messages import NONCE_LENGTH_BYTES, PollReply
 
@@ -30,10 +31,12 @@ if TYPE_CHECKING:
     from securesystemslib.signer import Signer
 
     from firmament.core.digest import Digest
-    from firmament.core.ids import AttemptId, DeviceId
+    from firmament.core.ids import AttemptId
 
 REPLY_LIFETIME: Final = timedelta(hours=24)
 """A reply is for one nonce, so this only bounds what a device without a nonce check would take."""
+MAX_CARRIED_LIFETIME: Final = timedelta(days=30)
+"""How long what is carried by hand may be good: nobody can take it back meanwhile (ADR-0028)."""
 SPEC_VERSION: Final = ".".join(SPECIFICATION_VERSION)
 ASSIGNMENT_VERSION: Final = 1
 """`v` of the target's custom; a device refuses any other."""
@@ -111,11 +114,47 @@ def make_reply(
     """
     if len(nonce) != NONCE_LENGTH_BYTES:
         raise MalformedError("The nonce has the wrong length", length_bytes=len(nonce), expected=NONCE_LENGTH_BYTES)
-    common = {
-        "expires": format_time(now.replace(microsecond=0) + REPLY_LIFETIME),
-        "spec_version": SPEC_VERSION,
-        "version": version,
-    }
+    marks = {"x-nonce": nonce.hex(), "x-device": device_id, "x-issued": format_time(now)}
+    expires_at = now.replace(microsecond=0) + REPLY_LIFETIME
+    return _make(keys, marks, assignment, version=version, expires_at=expires_at, poll_after_s=poll_after_s)
+
+
+def make_carried(
+    keys: DirectorKeys,
+    *,
+    device_id: DeviceId,
+    parcel_id: str,
+    assignment: Assignment,
+    now: datetime,
+    expires_at: datetime,
+    version: int,
+) -> PollReply:
+    """Sign the same three files for a device that cannot ask: for one parcel instead of one nonce.
+
+    They bear ``x-parcel`` and no nonce, so they answer no poll, and no answer to a poll opens a
+    parcel (docs/protocol/parcel.md). `version` is as in `make_reply`: whatever the device hears
+    later makes this one useless. Raises MalformedError for an expiry in the past or too far away.
+    """
+    if not now < expires_at <= now + MAX_CARRIED_LIFETIME:
+        latest = now + MAX_CARRIED_LIFETIME
+        raise MalformedError(
+            "A parcel expires after it was made, and within a month", expires_at=expires_at, latest=latest
+        )
+    marks = {"x-parcel": parcel_id, "x-device": device_id, "x-issued": format_time(now)}
+    return _make(keys, marks, assignment, version=version, expires_at=expires_at, poll_after_s=0)
+
+
+def _make(
+    keys: DirectorKeys,
+    marks: dict[str, str],
+    assignment: Assignment | None,
+    *,
+    version: int,
+    expires_at: datetime,
+    poll_after_s: int,
+) -> PollReply:
+    device_id = DeviceId(marks["x-device"])
+    common = {"expires": format_time(expires_at), "spec_version": SPEC_VERSION, "version": version}
     chosen: dict[str, Any] = {}
     if assignment is not None:
         chosen[assignment.target] = {
@@ -128,9 +167,7 @@ def make_reply(
     timestamp = {
         "_type": "timestamp",
         "meta": {"snapshot.json": {"version": version}},
-        "x-nonce": nonce.hex(),
-        "x-device": device_id,
-        "x-issued": format_time(now),
+        **marks,
         **common,
     }
     return PollReply(

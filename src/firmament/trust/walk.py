@@ -35,9 +35,12 @@ The image repository, at the time t:
     precursor is the image that runs here, and the payload's own target in the image repository
     has the length and digest that the manifest states.
 
-A refusal after step 9 carries ``attempt_id`` in its facts, so that it can be reported. The image
-repository alone (`verify_release`) is what a small fleet or a USB stick would use: steps 10, 11
-and 13 to 18 at a time that the caller vouches for.
+A refusal after step 9 carries ``attempt_id`` in its facts, so that it can be reported.
+
+What was carried by hand in a parcel (docs/protocol/parcel.md) takes the same steps, with two
+changes: in step 3 ``x-parcel`` names this parcel and there is no nonce, and in step 6 expiry is
+judged at the latest of t, the time floor and the device's own clock. A parcel without a director
+(`verify_carried_release`) takes steps 10, 11 and 13 to 18 at the later of floor and clock.
 """
 
 from __future__ import annotations
@@ -72,6 +75,8 @@ from firmament.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from tuf.api.metadata import TargetFile, Targets, Timestamp
 
     from firmament.core.digest import Digest
@@ -175,6 +180,31 @@ def require_fresh(timestamp: Timestamp, *, nonce: bytes) -> None:
         raise ReplayError("The director's answer is not for the question that was asked")
 
 
+def verify_carried(
+    client: DirectorClient, *, parcel_id: str, device_id: DeviceId, now: datetime
+) -> tuple[datetime, datetime, Assignment]:
+    """Take steps 1 to 9 for a parcel; returns t, the moment at which expiry is judged, and the assignment.
+
+    `now` is the device's own clock: if it is wrong, it can make a good parcel look expired, and
+    never an expired one good, because the moment is not before t and the floor.
+    """
+    client.refresh()  # 1, 2
+    timestamp, targets = client.signed("timestamp"), client.signed("targets")
+    marks = timestamp.unrecognized_fields
+    if marks.get("x-parcel") != parcel_id or "x-nonce" in marks:
+        raise ReplayError("The director's word is not for this parcel")  # 3
+    require_mine(timestamp, targets, device_id=device_id)
+    floor = client.time_floor()
+    issued_at = require_time(timestamp, floor=floor)
+    moment = max(filter(None, (issued_at, floor, now)))
+    client.require_unexpired(moment)  # 6
+    client.record_floors(time=issued_at)  # 7
+    assignment = read_assignment(targets, device_id=device_id)
+    if assignment is None:
+        raise MalformedMetadataError("The director's word in the parcel names no release")
+    return issued_at, moment, assignment
+
+
 def require_mine(timestamp: Timestamp, targets: Targets, *, device_id: DeviceId) -> None:
     """Step 4; raises DeviceMismatchError."""
     for signed in (timestamp, targets):
@@ -259,6 +289,31 @@ def verify_release(client: TrustedClient, target: str, *, payload: str, device: 
     """Take steps 10, 11 and 13 to 18 without a director, at the client's reference time."""
     client.refresh()
     return _verify_release(client, find_target(client, target), payload=payload, device=device)
+
+
+def verify_carried_release(client: TrustedClient, target: str, *, carried: Container[str], device: Device) -> Release:
+    """Take the same steps for a parcel without a director, which holds the payloads of these digests (hex).
+
+    The device chooses: the smallest that it can apply. Raises NoInstallerError when there is none.
+    A sealed payload is none: only a director can give its key.
+    """
+    client.refresh()
+    primary = find_target(client, target)
+    manifest = read_manifest(primary)
+    require_applicable(manifest, device)
+    fitting = [
+        payload
+        for payload in manifest.payloads
+        if payload.digest.hex in carried
+        and not payload.is_sealed
+        and device.methods.issuperset(payload.needs)
+        and str(payload.precursor_digest or device.image_digest) == device.image_digest
+    ]
+    if not fitting:
+        raise NoInstallerError("No payload in the parcel fits this device", release=manifest.release_id)
+    chosen = min(fitting, key=lambda payload: payload.length_bytes)
+    require_same_payload(chosen, find_target(client, chosen.target))
+    return Release(manifest, chosen)
 
 
 def _verify_release(client: TrustedClient, primary: TargetFile, *, payload: str, device: Device) -> Release:

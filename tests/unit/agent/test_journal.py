@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 from support.records import largest_record
 
-from firmament.agent.journal import COPIES, COPY_LENGTH_BYTES, Journal
+from firmament.agent.journal import COPIES, COPY_LENGTH_BYTES, SHORT_MESSAGE_LENGTH, Journal
 from firmament.agent.machine import State
 from firmament.agent.record import MAX_HISTORY, MAX_OUTBOX, Attempt, Reason, Record, with_ended, with_report
+from firmament.core import canonical
 from firmament.core.ids import AttemptId
+from firmament.core.manifest import MAX_MANIFEST_LENGTH_BYTES
 from firmament.errors import CorruptStateError, FileError, JournalError, MalformedError, ReadOnlyError
 from firmament.protocol.status import AttemptStatus, Outcome
 from firmament.sim.disk import SimDisk
@@ -161,10 +163,20 @@ def test_what_a_later_agent_wrote_is_kept(disk):
 
 
 def test_the_largest_record_fits(disk):
+    """All bounds at once is more than a copy holds: what only people read is shortened, and nothing else is lost."""
     largest = largest_record()
-    journal = opened(disk)
-    journal.store(largest)
-    assert Journal(disk, HOME).load() == largest
+    assert len(canonical.encode(largest.to_json())) > COPY_LENGTH_BYTES
+    assert len(canonical.encode(largest.attempt.manifest.to_json())) > 0.98 * MAX_MANIFEST_LENGTH_BYTES
+    kept = opened(disk).store(largest)
+    assert Journal(disk, HOME).load() == kept
+    assert {len(ended.message) for ended in kept.history} == {SHORT_MESSAGE_LENGTH}
+    assert replace(kept, history=largest.history) == largest
+    assert len(canonical.encode(kept.to_json())) < 0.9 * COPY_LENGTH_BYTES, "room for what a later agent adds"
+
+
+def test_a_record_that_fits_is_kept_as_it_is(disk):
+    smaller = replace(largest_record(), outbox=())
+    assert opened(disk).store(smaller) == smaller
 
 
 def test_a_record_that_cannot_be_is_refused(disk):

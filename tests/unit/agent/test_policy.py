@@ -15,6 +15,7 @@ from firmament.agent.policy import (
     Answer,
     Consent,
     Found,
+    Metered,
     Policy,
     Step,
     Surroundings,
@@ -144,6 +145,23 @@ def test_preconditions_wait(wanted, found, word):
     assert isinstance(missing.error, PreconditionError)
     assert word in missing.error.problem
     assert verdict(wanted=wanted, found=FINE).is_met
+
+
+@pytest.mark.parametrize("rule", Metered)
+@pytest.mark.parametrize("update_class", UpdateClass)
+@pytest.mark.parametrize("step", Step)
+@pytest.mark.parametrize("is_metered", [True, False])
+def test_the_owner_says_what_may_travel_over_a_metered_link(rule, update_class, step, is_metered):
+    found = Found(9, 100, True, not is_metered)
+    may = (
+        step is Step.RESTART
+        or not is_metered
+        or {Metered.ANY: True, Metered.SECURITY: update_class is UpdateClass.SECURITY, Metered.NONE: False}[rule]
+    )
+    policy = Policy(metered=rule)
+    # "now" is consent to the update, not to what the link costs.
+    for consent in (None, Consent(Answer.NOW, NOON)):
+        assert verdict(policy, found=found, kind=update_class, step=step, consent=consent).is_met is may
 
 
 def test_the_owners_own_minimum_counts_too_and_now_does_not_override_it():

@@ -193,6 +193,7 @@ def test_every_unit_is_said():
         "_bytes": "bytes",
         "_percent": "percent",
         "_days": "days",
+        "_ms": "milliseconds",
     }
     for row in SETTINGS:
         assert row.unit == next((unit for ending, unit in units.items() if row.name.endswith(ending)), ""), row

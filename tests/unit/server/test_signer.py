@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from firmament.core import canonical
 from firmament.core.clock import FixedClock
 from firmament.durable import RealDisk
-from firmament.errors import CorruptStateError, KeyFileError, RollbackError, SettingError, TornPublishError
+from firmament.errors import (
+    CorruptStateError,
+    KeyFileError,
+    MalformedError,
+    RollbackError,
+    SettingError,
+    TornPublishError,
+)
 from firmament.server import signer as module
 from firmament.server.keys import make_key
 from firmament.server.signer import MAX_CATCH_UP, OnlineSigner, answer, become, receive, send
@@ -167,3 +174,36 @@ def test_frames_have_a_ceiling_and_an_end():
 def test_an_unknown_user_is_refused():
     with pytest.raises(SettingError):
         become("no-such-user-here")
+
+
+def test_a_parcel_gets_what_is_served_with_a_longer_life_and_nothing_else(signer, directory, clock):
+    signer.publish({"targets": 1, "thermo": 1})
+    before = (directory / "state.json").read_bytes()
+    clock.advance(60)
+    served = (FIRST, FIRST, {"targets": 1, "thermo": 1})
+    files = signer.carried(served, 14 * 86_400)["files"]
+    for text in files.values():
+        signed = canonical.decode_object(text.encode(), limit_bytes=100_000, what="metadata")["signed"]
+        assert signed["version"] == FIRST
+        assert signed["expires"] == "2026-12-04T12:01:00Z"
+    assert set(files) == {f"{FIRST}.snapshot.json", "timestamp.json"}
+    assert (directory / "state.json").read_bytes() == before
+    with pytest.raises(MalformedError):
+        signer.carried(served, 31 * 86_400)
+    another_servers = (FIRST + 30, FIRST + 40, {"targets": 2, "thermo": 3})
+    assert set(signer.carried(another_servers, 3600)["files"]) == {f"{FIRST + 30}.snapshot.json", "timestamp.json"}
+    far = FIRST + 60 + MAX_CATCH_UP + 1
+    for other in (
+        (FIRST - 1, *served[1:]),
+        (FIRST, FIRST - 1, served[2]),
+        (FIRST, FIRST, {"targets": 1}),
+        (far, FIRST, served[2]),
+        (FIRST, far, served[2]),
+    ):
+        with pytest.raises(TornPublishError):
+            signer.carried(other, 3600)
+
+
+def test_nothing_is_signed_for_a_parcel_before_the_first_publish(signer):
+    question = {"op": "carried", "snapshot": 0, "timestamp": 0, "versions": {}, "lifetime_s": 3600}
+    assert answer(signer, canonical.encode(question))["error"] == TornPublishError.code

@@ -260,7 +260,9 @@ class DeviceApi:
             nonce=poll.nonce,
             assignment=self._with_keys(device, reply, openable),
             now=now,
-            version=await self._version(device, int(now.timestamp()), trusted=poll.director_version),
+            version=await reply_version(
+                self._parts, device.device_id, int(now.timestamp()), trusted=poll.director_version
+            ),
             poll_after_s=reply.poll_after_s,
         )
         await self._json(exchange, signed.to_json())
@@ -313,15 +315,6 @@ class DeviceApi:
         return await self._parts.database.read(
             lambda connection: asked_at_least(connection, scope, device.row_id, update_class, now)
         )
-
-    async def _version(self, device: Device, unix_s: int, *, trusted: int) -> int:
-        parts = self._parts
-        for _ in range(2):
-            number = parts.reply_versions.next(device.device_id, unix_s, trusted=trusted)
-            if number is not None:
-                return number
-            await extend_horizon(parts, unix_s)
-        raise OverloadedError("No version number could be reserved", retry_after_s=1)
 
     async def _report(self, exchange: _Exchange) -> None:
         device, _ = await self._device(exchange)
@@ -429,6 +422,19 @@ class DeviceApi:
             raise
         exchange.device_id = enrolled.device_id
         await self._json(exchange, EnrolReply(enrolled.device_id, enrolled.certificate_chain_pem).to_json())
+
+
+async def reply_version(parts: Parts, device_id: str, unix_s: int, *, trusted: int) -> int:
+    """Return the version of the director's next word to a device; raises OverloadedError.
+
+    `trusted` is the highest that the device says it trusts, 0 when it was not asked.
+    """
+    for _ in range(2):
+        number = parts.reply_versions.next(device_id, unix_s, trusted=trusted)
+        if number is not None:
+            return number
+        await extend_horizon(parts, unix_s)
+    raise OverloadedError("No version number could be reserved", retry_after_s=1)
 
 
 async def extend_horizon(parts: Parts, unix_s: int) -> None:

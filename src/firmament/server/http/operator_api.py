@@ -18,6 +18,7 @@ from firmament.server.http.me_api import MeApi
 from firmament.server.http.metrics_api import MetricsApi
 from firmament.server.http.out_api import OutApi
 from firmament.server.http.outside_api import OutsideApi
+from firmament.server.http.parcel_api import ParcelApi
 from firmament.server.http.people_api import PeopleApi
 from firmament.server.http.questions_api import QuestionsApi
 from firmament.server.http.rollout_api import RolloutApi
@@ -51,5 +52,6 @@ class OperatorApi:
             ConsentApi,
             OutsideApi,
             SealingApi,
+            ParcelApi,
         ):
             self.router.include_router(kind(parts).router)

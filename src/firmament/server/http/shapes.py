@@ -385,6 +385,39 @@ class ConsentEvents(TypedDict):
     next: str | None
 
 
+class CarriedPayload(TypedDict):
+    """Bytes that a parcel takes along."""
+
+    target: str
+    sha256: str
+    length_bytes: int
+
+
+class Parcel(TypedDict):
+    """Everything of a parcel but the payloads' bytes."""
+
+    parcel_id: str
+    kind: str
+    product: str
+    target: str
+    created_at: str
+    expires_at: str
+    image: dict[str, str]
+    director: dict[str, str]
+    devices: dict[str, dict[str, Any]]
+    payloads: list[CarriedPayload]
+
+
+class ReceiptTaken(TypedDict):
+    """What a receipt said, and whether it was news."""
+
+    device_id: str
+    attempt_id: str
+    release: str
+    outcome: str
+    new: bool
+
+
 class Event(TypedDict):
     """Something that happened."""
 

@@ -9,6 +9,7 @@ from firmament.trust.roles import ROOT, TARGETS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
@@ -78,6 +79,17 @@ class Admitted:
     new_targets: tuple[str, ...]
     """Target paths that were not published before; their bytes are read again."""
     is_changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What a parcel takes along of both repositories."""
+
+    image: Mapping[str, bytes]
+    """Every root, and the newest of the other roles and of one product."""
+    director: Mapping[str, bytes]
+    expires_at: datetime
+    """When the first of what the authors signed expires."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,13 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from firmament.errors import FirmamentError, MalformedMetadataError, OverloadedError, TornPublishError
+from firmament.errors import (
+    FirmamentError,
+    MalformedMetadataError,
+    NotFoundError,
+    OverloadedError,
+    TornPublishError,
+)
 from firmament.log import logger
 from firmament.server import events, products
 from firmament.server.consent.answers import require_notes
@@ -21,6 +27,7 @@ from firmament.server.payloads.store import require_blob
 from firmament.server.releases import shared, store
 from firmament.server.releases.admission import Circumstances, admit
 from firmament.server.releases.generations import require_signed
+from firmament.server.releases.model import Carried
 from firmament.server.scope import FIRST_TENANT, SERVER, Action
 from firmament.trust import repository
 from firmament.trust.roles import ROOT, TARGETS
@@ -181,6 +188,28 @@ class Publisher:
         for path in admitted.new_targets:
             target = admitted.targets[path]
             require_blob(self._blobs, repository.digest_of(target), target.length, target=path)
+
+    async def carried(self, product: str, *, lifetime_s: int) -> Carried:
+        """Return what a parcel needs of the repository, for one product; raises NotFoundError, TornPublishError."""
+        async with self._turn:
+            await self.catch_up()
+            current = self.published
+            if not current.timestamp_version or product not in current.products:
+                raise NotFoundError("Nothing was published for this product", product=product)
+            signed = await self._signer.carried(current, lifetime_s=lifetime_s)
+        assert current.root is not None
+        assert current.targets is not None
+        assert current.director_root is not None
+        role = current.products[product]
+        wanted = {f"{current.targets.signed.version}.{TARGETS}.json", f"{role.signed.version}.{product}.json"}
+        image = {
+            name: data for name, data in current.image_files.items() if name in wanted or name.endswith(f".{ROOT}.json")
+        }
+        return Carried(
+            image={**image, **_files(signed)},
+            director=current.director_files,
+            expires_at=min(one.signed.expires for one in (current.root, current.targets, current.director_root, role)),
+        )
 
     async def refresh(self) -> bool:
         """Let the signer renew what is about to expire; whether something was renewed."""
