@@ -4,8 +4,9 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 from support.databases import connection, database_kind, target
+from support.swift import swift
 
-__all__ = ("connection", "database_kind", "target")
+__all__ = ("connection", "database_kind", "swift", "target")
 
 BROWSER_TESTS = Path(__file__).parent / "console"
 

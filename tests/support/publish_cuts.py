@@ -28,7 +28,7 @@ from firmament.server.database.connection import SqliteDatabase, connect
 from firmament.server.keys import read_online_keyids
 from firmament.server.layout import Layout
 from firmament.server.payloads.ownership import note_blob
-from firmament.server.payloads.store import BlobStore, ServerDisk
+from firmament.server.payloads.store import DirectoryBlobs, ServerDisk
 from firmament.server.releases.generations import Generations
 from firmament.server.releases.model import Submission
 from firmament.server.releases.service import Publisher
@@ -106,7 +106,7 @@ class LocalSigner:
 async def publish(layout, submission, disk, expected=None):
     with contextlib.closing(SqliteDatabase(layout.database)) as database:
         clock = SystemClock()
-        blobs = BlobStore(disk, layout.blobs, max_length_bytes=2**30, min_free_bytes=0)
+        blobs = DirectoryBlobs(disk, layout.blobs, layout.targets, max_length_bytes=2**30, min_free_bytes=0)
         publisher = Publisher(
             generations=Generations(disk, layout),
             blobs=blobs,
@@ -174,7 +174,7 @@ def main():
         return Submission(encode(value["metadata"]), encode(value.get("director_roots", {})))
 
     def upload():
-        blobs = BlobStore(ServerDisk(), layout.blobs, max_length_bytes=2**30, min_free_bytes=0)
+        blobs = DirectoryBlobs(ServerDisk(), layout.blobs, layout.targets, max_length_bytes=2**30, min_free_bytes=0)
         for data in author.blobs.values():
             upload = blobs.receive(Digest.of(data), expected_bytes=None)
             upload.write(data)

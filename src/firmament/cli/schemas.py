@@ -122,6 +122,7 @@ SCHEMAS: Final[dict[str, str]] = {
     "server-migrate":      "database schema",
     "server-backup":       "file rows files length_bytes",
     "server-restore":      "directory rows files",
+    "server-gc":           "dry_run blobs length_bytes kept uploads",
     "server-move":         "database rows tables",
     "server-content-key":  "keyid content_keys",
     "wrapping-key-revoked": "device_id",

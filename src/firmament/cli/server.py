@@ -65,6 +65,7 @@ COMMANDS: Final = {
     "restore": LazyCommand(f"{KEEP}:restore", "Put a backup back into a new directory."),
     "migrate": LazyCommand(f"{KEEP}:migrate", "Bring the database to this release's schema."),
     "rotate-content-key": LazyCommand(f"{KEEP}:rotate_content_key", "Wrap all content keys for a new key."),
+    "gc": LazyCommand(f"{KEEP}:gc", "Remove payloads that nothing refers to."),
     "move": LazyCommand(f"{KEEP}:move", "Move the rows to another database, each compared."),
 }
 

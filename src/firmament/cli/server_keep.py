@@ -1,10 +1,11 @@
-"""``firmament server migrate|backup|restore|move|rotate-content-key``: keep a server's data."""
+"""``firmament server migrate|backup|restore|move|gc|rotate-content-key``: keep a server's data."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import click
@@ -125,4 +126,31 @@ def move(database: str, password_file: Path | None, directory: Path) -> None:
         "server-move",
         {"database": database, "rows": rows, "tables": counts},
         lines=[f"{rows} rows are in {database}, each compared; the server uses it from its next start."],
+    )
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@directory_option
+@output_options
+def gc(directory: Path, *, dry_run: bool) -> None:
+    """Remove payloads that nothing refers to: never released, or withdrawn long ago. The server may run."""
+    from firmament.server.payloads.collect import Collector
+    from firmament.server.payloads.opening import open_blobs
+    from firmament.server.releases.generations import Generations
+
+    layout, settings = settings_of(directory)
+    disk, clock = ServerDisk(), SystemClock()
+    with command_database(database_target(layout, settings)) as database:
+        found = Collector(
+            open_blobs(disk, layout, settings, clock),
+            database,
+            Generations(disk, layout).load,
+            grace=timedelta(hours=settings.blob_grace_hours),
+        ).collect(console(who()), clock.now(), pretend=dry_run)
+    verb = "would go" if dry_run else "removed"
+    output().document(
+        "server-gc",
+        {"dry_run": dry_run, **dataclasses.asdict(found)},
+        lines=[f"{found.blobs} payloads ({found.length_bytes} bytes) and {found.uploads} cut-short uploads {verb}."],
     )

@@ -21,6 +21,7 @@ from firmament.server.database.target import database_target
 from firmament.server.keys import DIRECTOR_ROLES, SIGNER_ROLES
 from firmament.server.payloads.content_keys import count_lost
 from firmament.server.payloads.custody import key_files, read_keyids
+from firmament.server.payloads.opening import open_blobs
 from firmament.server.releases import shared
 from firmament.server.releases.generations import Generations
 from firmament.trust import repository
@@ -51,12 +52,13 @@ class Doctor:
         self._disk = disk
         self._layout = layout
         self._settings = settings
+        self._clock = clock
         self._now = clock.now()
 
     def findings(self) -> Iterator[Finding]:
         """Yield every finding; a check that cannot run is a finding too."""
         checks: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
-            ("clock", self._clock),
+            ("clock", self._time),
             ("permissions", self._permissions),
             ("certificates", self._certificates),
             ("repository", self._repository),
@@ -64,6 +66,7 @@ class Doctor:
             ("database", self._database),
             ("content keys", self._content_keys),
             ("space", self._space),
+            ("store", self._store),
         )
         for name, check in checks:
             try:
@@ -72,7 +75,7 @@ class Doctor:
                 hint = error.hint if isinstance(error, FirmamentError) else "Check the path and its permissions."
                 yield Finding(name, Verdict.BAD, str(getattr(error, "problem", error)), hint)
 
-    def _clock(self) -> Iterator[Finding]:
+    def _time(self) -> Iterator[Finding]:
         if self._now < PLAUSIBLE_FROM:
             yield Finding("clock", Verdict.BAD, f"the clock says {self._now:%Y-%m-%d}", "Set the clock; run NTP.")
             return
@@ -98,6 +101,8 @@ class Doctor:
             private.append(layout.database)
         if self._settings.database_password_file:
             private.append(layout.directory / self._settings.database_password_file)
+        keys = [self._settings.s3_access_key_file, self._settings.s3_secret_key_file, self._settings.front_secret_file]
+        private += [layout.directory / name for name in keys if name]
         private += [layout.director / f"{role}.pem" for role in DIRECTOR_ROLES]
         private += [layout.signer / f"{role}.pem" for role in SIGNER_ROLES]
         private += [path for path in [layout.signer / "audit.pem"] if path.exists()]  # made at the first start
@@ -196,11 +201,12 @@ class Doctor:
         yield self._time_left("role snapshot", snapshot.signed.expires, WARN_ROLE["snapshot"], action)
 
     def _payloads(self, published: Published) -> Iterator[Finding]:
+        blobs = open_blobs(self._disk, self._layout, self._settings, self._clock)
         missing = [
             path
             for metadata in published.products.values()
             for path, target in metadata.signed.targets.items()
-            if self._disk.length_bytes(self._layout.targets / repository.target_file_name(target)) != target.length
+            if blobs.target_length_bytes(repository.target_file_name(target)) != target.length
         ]
         if missing:
             yield Finding(
@@ -259,6 +265,22 @@ class Doctor:
             yield Finding("replicas", Verdict.GOOD, f"{peer['host']}:{peer['port']} (pid {peer['pid']}): {role}")
         if found[0]["leads_since"] is None:
             yield Finding("replicas", Verdict.WARNING, "nobody leads", "Look in the logs for `leader.`.")
+
+    def _store(self) -> Iterator[Finding]:
+        settings = self._settings
+        if not settings.s3_bucket:
+            return
+        place = f"the bucket {settings.s3_bucket} of {settings.s3_endpoint}"
+        open_blobs(self._disk, self._layout, settings, self._clock).check()
+        if settings.s3_endpoint.startswith("http://"):
+            yield Finding(
+                "store",
+                Verdict.WARNING,
+                f"{place} answers, but without TLS: whoever is on the way can read payloads",
+                "Give the store a certificate and use https://.",
+            )
+        else:
+            yield Finding("store", Verdict.GOOD, f"{place} answers")
 
     def _space(self) -> Iterator[Finding]:
         usage = shutil.disk_usage(self._layout.directory)

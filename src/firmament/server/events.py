@@ -33,6 +33,8 @@ class Event(StrEnum):
     RELEASE_WITHDRAWN = "release.withdrawn"
     RELEASE_PROMOTED = "release.promoted"
     PUBLISH_REFUSED = "publish.refused"
+    BLOBS_REMOVED = "blobs.removed"
+    """By `firmament server gc`: nothing referred to these bytes any more."""
     DEVICE_ENROLLED = "device.enrolled"
     DEVICE_DISABLED = "device.disabled"
     DEVICE_ENABLED = "device.enabled"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from firmament.server.limits import TokenBuckets
     from firmament.server.outbox.compose import Out
     from firmament.server.payloads.custody import Custodian
-    from firmament.server.payloads.store import BlobStore
+    from firmament.server.payloads.port import BlobStore
     from firmament.server.people.vault import Vault
     from firmament.server.releases.service import Publisher
     from firmament.server.rollouts.board import Board

@@ -50,6 +50,23 @@ class ServerSettings:
     poll_interval_active_s: int = _setting(60, "When a device with an open attempt should ask again.", minimum=1)
     signer_user: str = _setting("", "System user of the isolated signer when the server starts as root.")
     device_certificate_days: int = _setting(3650, "Life of a device certificate.", minimum=1)
+    s3_bucket: str = _setting("", "Bucket of an S3-compatible store for payloads; empty: the directory `blobs`.")
+    s3_endpoint: str = _setting("", "Its address, `https://host:port`.")
+    s3_region: str = _setting("us-east-1", "Its region, as the store calls it.")
+    s3_prefix: str = _setting("", "What keys begin with, e.g. `firmament/`; one server, or its replicas, to a prefix.")
+    s3_addressing: str = _setting("path", "Where the bucket's name stands: in the `path`, or `virtual`, in the host.")
+    s3_access_key_file: str = _setting("", "File that holds the access key's name.")
+    s3_secret_key_file: str = _setting("", "File that holds the secret key.")
+    s3_ca: str = _setting("", "PEM file of the CA that certifies the store; empty: the system's.")
+    blob_grace_hours: int = _setting(
+        168, "`firmament server gc` leaves alone what was sent or withdrawn less long ago.", minimum=1
+    )
+    front_prefix: str = _setting(
+        "", "Payloads are left to nginx below this internal path (X-Accel-Redirect), e.g. `/_firmament/`."
+    )
+    front_secret_file: str = _setting(
+        "", "File with the secret by which this server knows its nginx; empty: nobody speaks for devices."
+    )
     max_blob_bytes: int = _setting(64 * 1024**3, "Longest payload that may be uploaded.", minimum=1)
     min_free_bytes: int = _setting(256 * 1024**2, "Uploads are refused when less would stay free.", minimum=0)
     max_connections: int = _setting(10_000, "Open connections in all.", minimum=1)

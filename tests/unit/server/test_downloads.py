@@ -7,7 +7,8 @@ import pytest
 
 from firmament.errors import NotFoundError, OverloadedError
 from firmament.server.http import downloads as module
-from firmament.server.http.downloads import CHUNK_BYTES, CutOffError, Downloads, read_chunk
+from firmament.server.http.downloads import CutOffError, Downloads
+from firmament.server.payloads.store import CHUNK_BYTES, FileSource, read_chunk
 
 DATA = os.urandom(3 * CHUNK_BYTES + 7)
 
@@ -44,8 +45,11 @@ def make(**changes):
     return Downloads(**{"max_in_all": 2, "max_per_peer": 1, "min_rate_bytes_per_s": 1000, **changes})
 
 
-def send(downloads, peer, path, name="a", request=None):
-    return downloads.send_file(request or scope(), peer.send, path, peer=name, cache_control="x", request_id="r")
+async def send(downloads, peer, path, name="a", request=None):
+    source = FileSource(path)
+    return await downloads.send_source(
+        request or scope(), peer.send, source, peer=name, cache_control="x", request_id="r"
+    )
 
 
 def test_a_file_goes_out_in_chunks_and_is_counted_while_it_does(path):

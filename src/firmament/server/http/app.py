@@ -28,6 +28,7 @@ from firmament.errors import (
     LocalError,
     MalformedError,
     NotFoundError,
+    OverloadedError,
 )
 from firmament.log import logger
 from firmament.server import leader, seen, versions
@@ -53,7 +54,8 @@ from firmament.server.lock import locked
 from firmament.server.outbox.compose import make_out
 from firmament.server.parts import Parts
 from firmament.server.payloads.custody import load_custodian
-from firmament.server.payloads.store import BlobStore, ServerDisk
+from firmament.server.payloads.opening import open_blobs
+from firmament.server.payloads.store import ServerDisk
 from firmament.server.people.vault import load_vault
 from firmament.server.releases.generations import Generations
 from firmament.server.releases.service import Publisher
@@ -182,11 +184,14 @@ class Server:
 
     def _parts(self, disk: ServerDisk, signer: SignerClient, database: Database, leadership: Leadership) -> Parts:
         layout, settings = self._layout, self._settings
-        blobs = BlobStore(
-            disk, layout.blobs, max_length_bytes=settings.max_blob_bytes, min_free_bytes=settings.min_free_bytes
-        )
-        if not database.is_shared:  # else others may be receiving there
+        blobs = open_blobs(disk, layout, settings, self._clock)
+        if settings.s3_bucket or not database.is_shared:  # else others may be receiving there
             blobs.sweep()
+        try:
+            blobs.check()
+        except OverloadedError as error:
+            # Polls and reports do not need it; what does is answered with 503 until it is back.
+            log.warning("store.away", reason=str(error))
         publisher = Publisher(
             generations=Generations(disk, layout),
             blobs=blobs,

@@ -50,6 +50,7 @@ from firmament.server.http.messages import (
 )
 from firmament.server.inventory import service as inventory
 from firmament.server.payloads import content_keys
+from firmament.server.payloads.store import FileSource
 from firmament.server.products import owner
 from firmament.server.reports import open_consent_event, open_report
 from firmament.server.rollouts import offers
@@ -163,7 +164,7 @@ class DeviceApi:
             raise MalformedError("This path takes GET and HEAD only", method=method)
         for prefix, grammar, directory in (
             (paths.IMAGE_METADATA, _METADATA_NAME, parts.layout.image_metadata),
-            (paths.IMAGE_TARGETS, _TARGET_NAME, parts.layout.targets),
+            (paths.IMAGE_TARGETS, _TARGET_NAME, None),
             (paths.DIRECTOR_METADATA, _ROOT_NAME, parts.layout.director_metadata),
         ):
             if path.startswith(prefix):
@@ -176,10 +177,10 @@ class DeviceApi:
                 if prefix != paths.IMAGE_TARGETS and (name == "timestamp.json" or not (directory / name).is_file()):
                     # Another server may have published since: what a device sees must never go back.
                     await parts.publisher.catch_up()
-                exchange.status = await self._downloads.send_file(
+                exchange.status = await self._downloads.send_source(
                     exchange.scope,
                     exchange.send,
-                    directory / name,
+                    await parts.blobs.open_target(name) if directory is None else FileSource(directory / name),
                     peer=peer,
                     cache_control=NO_CACHE if name == "timestamp.json" else IMMUTABLE,
                     request_id=exchange.request_id,

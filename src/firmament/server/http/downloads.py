@@ -1,4 +1,4 @@
-"""Files from disk to slow and fast peers alike, without starving anybody (stack.md §2).
+"""Payloads from their store to slow and fast peers alike, without starving anybody (stack.md §2).
 
 64 KiB at a time, read without blocking when the page is cached and in a thread when it is not,
 one yield to the loop per chunk: a fast peer would otherwise hold the loop for seconds. A peer is
@@ -9,25 +9,23 @@ not limited.
 from __future__ import annotations
 
 import asyncio
-import os
-import stat
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from firmament.errors import NotFoundError, OverloadedError
+from firmament.errors import OverloadedError
 from firmament.log import logger
 from firmament.server.http.messages import answer, header
 from firmament.server.http.ranges import ByteRange, Unsatisfiable, allows_range, names_etag, parse_range
+from firmament.server.payloads.store import CHUNK_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from firmament.server.http.messages import AsgiScope, Send
+    from firmament.server.payloads.port import Source
 
 log = logger("server.downloads")
 
-CHUNK_BYTES: Final = 64 * 1024
 GRACE_S: Final = 10.0
 """Added to every chunk's deadline: a mobile link pauses."""
 IMMUTABLE: Final = "public, max-age=31536000, immutable"
@@ -45,39 +43,24 @@ class Downloads:
         self._peers: Counter[str] = Counter()
         self.active = 0
 
-    async def send_file(
-        self, scope: AsgiScope, send: Send, path: Path, *, peer: str, cache_control: str, request_id: str
+    async def send_source(
+        self, scope: AsgiScope, send: Send, source: Source, *, peer: str, cache_control: str, request_id: str
     ) -> int:
-        """Answer GET or HEAD with a file or one range of it; return the status.
+        """Answer GET or HEAD with a source or one range of it, and close it; return the status.
 
-        Raises NotFoundError, or OverloadedError when too many are under way.
+        Raises OverloadedError when too many are under way, or when the source's store is away.
         """
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError as error:
-            raise NotFoundError("There is no such file in the repository") from error
-        try:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                raise NotFoundError("There is no such file in the repository")
             return await self._respond(
-                scope, send, descriptor, found, peer=peer, cache_control=cache_control, request_id=request_id
+                scope, send, source, peer=peer, cache_control=cache_control, request_id=request_id
             )
         finally:
-            os.close(descriptor)
+            source.close()
 
     async def _respond(
-        self,
-        scope: AsgiScope,
-        send: Send,
-        descriptor: int,
-        found: os.stat_result,
-        *,
-        peer: str,
-        cache_control: str,
-        request_id: str,
+        self, scope: AsgiScope, send: Send, source: Source, *, peer: str, cache_control: str, request_id: str
     ) -> int:
-        etag = f'"{found.st_ino:x}-{found.st_mtime_ns:x}-{found.st_size:x}"'
+        etag, total = source.etag, source.length_bytes
         base = {
             "etag": etag,
             "accept-ranges": "bytes",
@@ -91,25 +74,25 @@ class Downloads:
         wanted: ByteRange | None = None
         if allows_range(_text(scope, b"if-range"), etag):
             try:
-                wanted = parse_range(_text(scope, b"range"), found.st_size)
+                wanted = parse_range(_text(scope, b"range"), total)
             except Unsatisfiable:
-                await answer(send, 416, _headers({**base, "content-range": f"bytes */{found.st_size}"}))
+                await answer(send, 416, _headers({**base, "content-range": f"bytes */{total}"}))
                 return 416
-        part = wanted or ByteRange(0, found.st_size)
+        part = wanted or ByteRange(0, total)
         headers = {**base, "content-type": "application/octet-stream", "content-length": str(part.length_bytes)}
         status = 200
         if wanted is not None:
             status = 206
             last = part.offset + part.length_bytes - 1
-            headers["content-range"] = f"bytes {part.offset}-{last}/{found.st_size}"
+            headers["content-range"] = f"bytes {part.offset}-{last}/{total}"
+        start = {"type": "http.response.start", "status": status, "headers": _headers(headers)}
         if scope["method"] == "HEAD":
-            await send({"type": "http.response.start", "status": status, "headers": _headers(headers)})
+            await send(start)
             await send({"type": "http.response.body", "body": b""})
             return status
         self._enter(peer)
         try:
-            await send({"type": "http.response.start", "status": status, "headers": _headers(headers)})
-            await self._stream(send, descriptor, part, peer)
+            await self._stream(send, start, source, part, peer)
         finally:
             self._leave(peer)
         return status
@@ -126,12 +109,15 @@ class Downloads:
         if not self._peers[peer]:
             del self._peers[peer]
 
-    async def _stream(self, send: Send, descriptor: int, part: ByteRange, peer: str) -> None:
+    async def _stream(self, send: Send, start: dict[str, Any], source: Source, part: ByteRange, peer: str) -> None:
         offset, end = part.offset, part.offset + part.length_bytes
+        chunks = source.read(offset, end)
+        # Before anything is said: a store that is away is an answer of its own, not half of one.
+        chunk = await anext(chunks, b"")
+        await send(start)
         if offset == end:
             await send({"type": "http.response.body", "body": b""})
         while offset < end:
-            chunk = await read_chunk(descriptor, offset, min(CHUNK_BYTES, end - offset))
             if not chunk:
                 # The file shrank under us: end the connection instead of inventing bytes.
                 log.error("download.short-file", offset=offset, expected=end)
@@ -144,23 +130,15 @@ class Downloads:
             except TimeoutError:
                 log.info("download.too-slow", peer=peer, offset=offset)
                 raise CutOffError from None
+            try:
+                chunk = await anext(chunks, b"")
+            except OverloadedError as error:
+                log.warning("download.store-away", peer=peer, offset=offset, reason=str(error))
+                raise CutOffError from None
 
 
 class CutOffError(Exception):
     """A download that cannot go on; the connection is closed without the rest."""
-
-
-async def read_chunk(descriptor: int, offset: int, length_bytes: int) -> bytes:
-    """Read cached pages at once, others in a thread; fewer bytes only at the end of the file."""
-    buffer = bytearray(length_bytes)
-    try:
-        count = os.preadv(descriptor, [buffer], offset, os.RWF_NOWAIT)
-    except (BlockingIOError, OSError, AttributeError):
-        count = -1
-    if count < length_bytes:
-        # Not all of it is in the page cache (or this system cannot tell): let a thread wait for the disk.
-        return await asyncio.to_thread(os.pread, descriptor, length_bytes, offset)
-    return bytes(buffer)
 
 
 def _text(scope: AsgiScope, name: bytes) -> str | None:

@@ -14,7 +14,7 @@ from firmament.server.http import shapes
 from firmament.server.http.messages import content_length
 from firmament.server.http.operator_base import OBJECT, TEXT, OperatorPart
 from firmament.server.payloads import ownership
-from firmament.server.payloads.store import digest_of_hex
+from firmament.server.payloads.port import digest_of_hex
 from firmament.server.releases import store as releases
 from firmament.server.releases.model import MAX_FILES, Submission
 from firmament.server.scope import Action
@@ -82,6 +82,7 @@ class ImageApi(OperatorPart):
         finally:
             await asyncio.to_thread(upload.abandon)
         await self._change(ownership.note_blob, scope, digest, length_bytes=length, now=self._parts.clock.now())
+        ownership.require_kept(await asyncio.to_thread(blobs.length_bytes, digest), length)
         response.status_code = 201 if is_new else 200
         return {"sha256": sha256, "length_bytes": length}
 
@@ -91,7 +92,7 @@ class ImageApi(OperatorPart):
         scope.require(Action.UPLOAD)
         digest = digest_of_hex(sha256)
         is_ours = await self._read(ownership.has_blob, scope, digest)
-        length = self._parts.blobs.length_bytes(digest) if is_ours else None
+        length = await asyncio.to_thread(self._parts.blobs.length_bytes, digest) if is_ours else None
         if length is None:
             return Response(status_code=404)
         return Response(status_code=200, headers={"content-length": str(length)})

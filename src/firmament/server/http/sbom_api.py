@@ -82,6 +82,7 @@ class SbomApi(OperatorPart):
             )
 
         findings = await self._change(keep)
+        ownership.require_kept(await asyncio.to_thread(self._parts.blobs.length_bytes, wanted), len(data))
         return {
             "release": f"{product}/{version}",
             "digest": str(wanted),

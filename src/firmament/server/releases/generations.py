@@ -3,8 +3,8 @@
 A publish writes a whole new generation beside the old one, makes it durable, and then renames a
 symlink over ``current``. That rename is the only commit point: a crash before it leaves the old
 repository, after it the new one, whole, roots and timestamp together. What a crash leaves behind
-is removed by the next publish. Payloads are hard links to blobs, made before the commit; a link
-that no metadata names is harmless.
+is removed by the next publish. Payloads are published before the commit; one that no metadata
+names is harmless.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from tuf.api.metadata import Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
 
 from firmament.durable import PUBLIC_MODE, read_file
 from firmament.errors import CorruptStateError, MalformedMetadataError, RollbackError, TrustError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from firmament.durable import Disk
     from firmament.server.layout import Layout
-    from firmament.server.payloads.store import BlobStore, ServerDisk
+    from firmament.server.payloads.store import ServerDisk
 
 _GENERATION: Final = re.compile(r"generations/([0-9]{8,19})")
 _VERSIONED: Final = re.compile(r"([1-9][0-9]*)\.(.+)\.json")
@@ -75,21 +75,6 @@ class Generations:
         self._disk.replace(pointer, self._layout.current)
         self._disk.sync_directory(self._layout.repository)
         self._forget(keep={number, number - 1})
-
-    def link_targets(self, targets: Mapping[str, TargetFile], blobs: BlobStore) -> None:
-        """Make every target reachable below ``targets/`` under its hash-prefixed name."""
-        changed: set[Path] = set()
-        for target in targets.values():
-            path = self._layout.targets / repository.target_file_name(target)
-            if self._disk.exists(path):
-                continue
-            self._disk.make_directory(path.parent, mode=0o755)
-            self._disk.link(blobs.path(repository.digest_of(target)), path)
-            changed.add(path.parent)
-        for parent in sorted(changed):
-            self._disk.sync_directory(parent)
-            self._disk.sync_directory(parent.parent)
-            self._disk.sync_directory(parent.parent.parent)
 
     def _directory(self, number: int) -> Path:
         return self._layout.repository / "generations" / f"{number:08}"

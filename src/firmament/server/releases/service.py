@@ -22,8 +22,8 @@ from firmament.log import logger
 from firmament.server import events, products
 from firmament.server.consent.answers import require_notes
 from firmament.server.events import Event
-from firmament.server.payloads.ownership import require_blobs
-from firmament.server.payloads.store import require_blob
+from firmament.server.payloads.ownership import pin_blobs
+from firmament.server.payloads.port import require_blob
 from firmament.server.releases import shared, store
 from firmament.server.releases.admission import Circumstances, admit
 from firmament.server.releases.generations import require_signed
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from firmament.core.clock import Clock
     from firmament.server.database.port import Connection, Database
-    from firmament.server.payloads.store import BlobStore
+    from firmament.server.payloads.port import BlobStore
     from firmament.server.releases.generations import Generations
     from firmament.server.releases.model import Admitted, Published, Submission
     from firmament.server.scope import Scope
@@ -157,12 +157,13 @@ class Publisher:
         complete = current
         if admitted.is_changed:
             new = [(path, repository.digest_of(admitted.targets[path])) for path in admitted.new_targets]
-            await self._database.read(lambda connection: require_blobs(connection, scope, new))
+            now = self._clock.now()
+            await self._database.submit(lambda connection: pin_blobs(connection, scope, new, now))
             await self._database.read(lambda connection: self._require_notes(connection, scope, admitted))
             await asyncio.to_thread(self._require_blobs, admitted)
             signed = await self._signer.publish(current, admitted.next.versions)
             complete = require_signed(admitted.next, _files(signed))
-            await asyncio.to_thread(self._generations.link_targets, admitted.targets, self._blobs)
+            await asyncio.to_thread(self._show_targets, admitted)
             if not self._database.is_shared:
                 await self._serve(complete)
 
@@ -210,6 +211,10 @@ class Publisher:
             director=current.director_files,
             expires_at=min(one.signed.expires for one in (current.root, current.targets, current.director_root, role)),
         )
+
+    def _show_targets(self, admitted: Admitted) -> None:
+        for target in admitted.targets.values():
+            self._blobs.publish(repository.target_file_name(target), repository.digest_of(target))
 
     async def refresh(self) -> bool:
         """Let the signer renew what is about to expire; whether something was renewed."""

@@ -1,0 +1,184 @@
+"""Removing payloads that nothing refers to any more: ``firmament server gc``.
+
+What is referred to is read from the signed repository and the database; what is stored, from the
+store. A blob goes when nothing names it and it was neither sent nor relied on within the grace
+period. Each batch is decided again and removed within one transaction of the database, in turn
+with every running server: a publish first writes down which blobs it relies on
+(`ownership.pin_blobs`), so it either keeps them, or comes after and is told to send them again.
+
+The order within the transaction is removal, then rows: if the commit fails, a row tells of bytes
+that are gone, and the next upload sends them again. The other way round, bytes would stay for ever.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from tuf.api.metadata import Targets
+
+from firmament.server import events
+from firmament.server.events import Event
+from firmament.server.inventory.store import decode_manifest
+from firmament.server.payloads.port import digest_of_hex
+from firmament.trust import repository
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from collections.abc import Set as AbstractSet
+
+    from firmament.core.digest import Digest
+    from firmament.server.database.opening import CommandDatabase
+    from firmament.server.database.port import Connection
+    from firmament.server.payloads.port import BlobStore, StoredBlob, StoredTarget
+    from firmament.server.releases.model import Published
+    from firmament.server.scope import Scope
+
+BATCH: Final = 50
+"""Blobs removed in one transaction: others wait for it, some milliseconds a blob."""
+MAX_NAMED: Final = 100
+"""Digests in the facts of one event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doomed:
+    """A blob that nothing refers to, and the names it was published under."""
+
+    digest: Digest
+    length_bytes: int
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What was removed, or would be."""
+
+    blobs: int = 0
+    length_bytes: int = 0
+    kept: int = 0
+    uploads: int = 0
+    """Cut-short uploads that the store still held."""
+
+
+def doomed(
+    blobs: Iterable[StoredBlob], targets: Iterable[StoredTarget], *, referenced: AbstractSet[Digest], before: datetime
+) -> list[Doomed]:
+    """Decide what may go: not referred to, and neither stored nor published since `before`."""
+    names: dict[Digest, list[str]] = {}
+    fresh: set[Digest] = set()
+    for target in targets:
+        names.setdefault(target.digest, []).append(target.name)
+        if target.stored_at >= before:
+            fresh.add(target.digest)
+    found = [
+        Doomed(blob.digest, blob.length_bytes, tuple(sorted(names.pop(blob.digest, ()))))
+        for blob in blobs
+        if blob.digest not in referenced and blob.digest not in fresh and blob.stored_at < before
+    ]
+    here = {one.digest for one in found}
+    # Names whose blob is not there: nobody can fetch them, and a directory's link holds its bytes by itself.
+    return found + [
+        Doomed(digest, 0, tuple(sorted(dangling)))
+        for digest, dangling in names.items()
+        if digest not in referenced and digest not in fresh and digest not in here
+    ]
+
+
+def referenced_by_repository(published: Published) -> set[Digest]:
+    """Return what any metadata that is still served names, expired or not."""
+    found: set[Digest] = set()
+    for name, data in published.image_files.items():
+        role = name.removesuffix(".json").rpartition(".")[2]
+        if role in {"root", "snapshot", "timestamp"}:
+            continue
+        signed = repository.read(data, Targets, what=name).signed
+        found.update(repository.digest_of(target) for target in signed.targets.values())
+    return found
+
+
+def referenced_by_rows(connection: Connection, before: datetime) -> set[Digest]:
+    """Return what releases, running attempts, bills of materials and recent uploads name.
+
+    A release that was withdrawn before `before` no longer counts, unless an attempt still runs.
+    """
+    moment = int(before.timestamp())
+    found: set[Digest] = set()
+    for row in connection.execute(
+        "SELECT manifest FROM release WHERE withdrawn_at IS NULL OR withdrawn_at >= ? "
+        "OR EXISTS (SELECT 1 FROM attempt WHERE attempt.release_id = release.id AND attempt.active = 1)",
+        (moment,),
+    ):
+        found.update(payload.digest for payload in decode_manifest(bytes(row["manifest"])).payloads)
+    query = "SELECT digest FROM sbom UNION SELECT digest FROM tenant_blob WHERE at >= ?"
+    for row in connection.execute(query, (moment,)):
+        found.add(digest_of_hex(row["digest"].removeprefix("sha256:")))
+    return found
+
+
+class Collector:
+    """Looks and removes; the server may run."""
+
+    def __init__(
+        self, blobs: BlobStore, database: CommandDatabase, load: Callable[[], Published], *, grace: timedelta
+    ) -> None:
+        self._blobs = blobs
+        self._database = database
+        self._load = load
+        self._grace = grace
+
+    def collect(self, scope: Scope, now: datetime, *, pretend: bool) -> Collected:
+        """Remove what nothing refers to; with `pretend`, only say what. Raises OverloadedError, CorruptStateError.
+
+        Whatever was removed before an error is in the audit log.
+        """
+        before = now.astimezone(UTC) - self._grace
+        stored = list(self._blobs.blobs())
+        candidates = doomed(
+            stored,
+            self._blobs.targets(),
+            referenced=self._database.read(lambda connection: self._referenced(connection, before)),
+            before=before,
+        )
+        removed: list[Doomed] = candidates
+        if not pretend:
+            removed = []
+            for start in range(0, len(candidates), BATCH):
+                batch = candidates[start : start + BATCH]
+                removed += self._database.transact(
+                    lambda connection, batch=batch: self._remove(connection, scope, batch, before, now)  # type: ignore[misc]  # bound now
+                )
+        blobs = [one for one in removed if one.length_bytes or not one.names]
+        return Collected(
+            blobs=len(blobs),
+            length_bytes=sum(one.length_bytes for one in blobs),
+            kept=len(stored) - len(blobs),
+            uploads=self._blobs.clean(before, pretend=pretend),
+        )
+
+    def _referenced(self, connection: Connection, before: datetime) -> set[Digest]:
+        return referenced_by_repository(self._load()) | referenced_by_rows(connection, before)
+
+    def _remove(
+        self, connection: Connection, scope: Scope, batch: list[Doomed], before: datetime, now: datetime
+    ) -> list[Doomed]:
+        referenced = self._referenced(connection, before)
+        removed = []
+        for one in batch:
+            at = self._blobs.stored_at(one.digest)
+            if one.digest in referenced or (at is not None and at >= before):
+                continue  # sent, published or relied on since the listing
+            self._blobs.remove(one.digest, one.names)
+            connection.execute("DELETE FROM tenant_blob WHERE digest = ?", (str(one.digest),))
+            removed.append(one)
+        if removed:
+            events.append(
+                connection,
+                scope,
+                Event.BLOBS_REMOVED,
+                now,
+                count=len(removed),
+                length_bytes=sum(one.length_bytes for one in removed),
+                digests=[str(one.digest) for one in removed[:MAX_NAMED]],
+            )
+        return removed
