@@ -17,6 +17,8 @@ set -euo pipefail
 #   chromium, fonts-*   the console is tested in a real browser, and photographed
 #   tzdata              windows in device-local time
 #   postgresql          the server's tests run on it, in clusters of their own (Debian's is not used)
+#   swift-*, memcached  a real object store with the S3 API: payloads are tested on it as in a directory
+#   nginx-light         a real nginx in front of the server
 #   qemu-system-*, u-boot-*, grub-pc-bin   the boot scripts run in the real U-Boot and GRUB
 ALL="
     ca-certificates
@@ -30,8 +32,10 @@ ALL="
     grub-common
     grub-pc-bin
     libubootenv-tool
+    memcached
     mosquitto
     mosquitto-clients
+    nginx-light
     opensc
     openssl
     postgresql
@@ -39,6 +43,10 @@ ALL="
     qemu-system-arm
     qemu-system-x86
     softhsm2
+    swift-account
+    swift-container
+    swift-object
+    swift-proxy
     systemd
     tmux
     tzdata

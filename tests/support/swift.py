@@ -22,7 +22,6 @@ import pytest
 
 from firmament.server.payloads.s3_account import S3Account
 
-
 ACCESS_KEY = "test:tester"
 SECRET_KEY = "a-secret-of-the-tests"
 BUCKET = "firmament"

@@ -67,6 +67,7 @@ COMMANDS: Final = {
     "rotate-content-key": LazyCommand(f"{KEEP}:rotate_content_key", "Wrap all content keys for a new key."),
     "gc": LazyCommand(f"{KEEP}:gc", "Remove payloads that nothing refers to."),
     "move": LazyCommand(f"{KEEP}:move", "Move the rows to another database, each compared."),
+    "move-payloads": LazyCommand(f"{KEEP}:move_payloads", "Copy the payloads to the object store."),
 }
 
 

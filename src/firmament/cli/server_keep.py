@@ -7,11 +7,15 @@ import os
 import re
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from firmament.cli.common import output, output_options, passphrase_option, read_passphrase
 from firmament.cli.server import directory_option, settings_of, who
+
+if TYPE_CHECKING:
+    from firmament.server.settings import ServerSettings
 
 
 @click.command()
@@ -45,8 +49,15 @@ def backup(file: Path, directory: Path, passphrase_file: Path | None) -> None:
     counts = back_up(layout, settings, file.absolute(), passphrase)
     output().document(
         "server-backup",
-        {"file": str(file), **counts},
-        lines=[f"{counts['rows']} rows and {counts['files']} files are in {file} ({counts['length_bytes']} bytes)."],
+        {"file": str(file), **counts, "payloads": _where_payloads_are(settings)},
+        lines=[
+            f"{counts['rows']} rows and {counts['files']} files are in {file} ({counts['length_bytes']} bytes).",
+            *(
+                [f"The payloads stay in the bucket {settings.s3_bucket}: keep it safe too."]
+                if settings.s3_bucket
+                else []
+            ),
+        ],
     )
 
 
@@ -61,10 +72,11 @@ def restore(file: Path, directory: Path, passphrase_file: Path | None) -> None:
 
     passphrase = read_passphrase(passphrase_file, prompt="Passphrase of the backup")
     counts = put_back(file, directory.absolute(), passphrase, os.environ)
+    _, settings = settings_of(directory)
     out = output()
     out.document(
         "server-restore",
-        {"directory": str(directory), **counts},
+        {"directory": str(directory), **counts, "payloads": _where_payloads_are(settings)},
         lines=[f"{counts['rows']} rows and {counts['files']} files are back in {directory}."],
     )
     out.next_command(f"firmament server doctor --directory {directory}")
@@ -145,7 +157,7 @@ def gc(directory: Path, *, dry_run: bool) -> None:
         found = Collector(
             open_blobs(disk, layout, settings, clock),
             database,
-            Generations(disk, layout).load,
+            lambda _: Generations(disk, layout).load(),
             grace=timedelta(hours=settings.blob_grace_hours),
         ).collect(console(who()), clock.now(), pretend=dry_run)
     verb = "would go" if dry_run else "removed"
@@ -154,3 +166,33 @@ def gc(directory: Path, *, dry_run: bool) -> None:
         {"dry_run": dry_run, **dataclasses.asdict(found)},
         lines=[f"{found.blobs} payloads ({found.length_bytes} bytes) and {found.uploads} cut-short uploads {verb}."],
     )
+
+
+@click.command("move-payloads")
+@directory_option
+@output_options
+def move_payloads(directory: Path) -> None:
+    """Copy the payloads of DIRECTORY into the bucket of the settings `s3_*`; stop the server first."""
+    from firmament.server.keep.payloads import copy_payloads
+    from firmament.server.payloads.opening import directory_blobs, open_blobs
+
+    layout, settings = settings_of(directory)
+    if not settings.s3_bucket:
+        raise SettingError("Set s3_bucket and what belongs to it first", path=layout.settings)
+    disk = ServerDisk()
+    with locked(layout):
+        bucket = open_blobs(disk, layout, settings, SystemClock())
+        bucket.check()
+        counts = copy_payloads(disk, directory_blobs(disk, layout, settings), bucket)
+    output().document(
+        "server-move-payloads",
+        {"bucket": settings.s3_bucket, **counts},
+        lines=[
+            f"{counts['copied']} payloads ({counts['length_bytes']} bytes) were copied.",
+            f"{counts['there_already']} were there already. The server uses the bucket from its next start.",
+        ],
+    )
+
+
+def _where_payloads_are(settings: ServerSettings) -> str:
+    return f"the bucket {settings.s3_bucket}" if settings.s3_bucket else "this file"

@@ -101,8 +101,6 @@ class Doctor:
             private.append(layout.database)
         if self._settings.database_password_file:
             private.append(layout.directory / self._settings.database_password_file)
-        keys = [self._settings.s3_access_key_file, self._settings.s3_secret_key_file, self._settings.front_secret_file]
-        private += [layout.directory / name for name in keys if name]
         private += [layout.director / f"{role}.pem" for role in DIRECTOR_ROLES]
         private += [layout.signer / f"{role}.pem" for role in SIGNER_ROLES]
         private += [path for path in [layout.signer / "audit.pem"] if path.exists()]  # made at the first start
@@ -113,6 +111,12 @@ class Doctor:
             mode = stat.S_IMODE(path.stat().st_mode)
             if mode & 0o077:
                 yield Finding("permissions", Verdict.BAD, f"{path} has mode {mode:04o}", f"Run: chmod 600 {path}")
+        settings = self._settings
+        for name in (settings.s3_access_key_file, settings.s3_secret_key_file, settings.front_secret_file):
+            path = layout.directory / name
+            if name and stat.S_IMODE(path.stat().st_mode) & 0o007:
+                # An administrator's own file may be the server's by group, as Kubernetes mounts secrets.
+                yield Finding("permissions", Verdict.BAD, f"{path} may be used by everybody", f"Run: chmod o= {path}")
         if self._layout.settings.stat().st_mode & 0o022:
             path = self._layout.settings
             yield Finding("permissions", Verdict.BAD, f"{path} may be written by others", f"Run: chmod 644 {path}")

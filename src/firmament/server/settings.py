@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 ENVIRONMENT_PREFIX: Final = "FIRMAMENT_SERVER_"
 MAX_SETTINGS_LENGTH_BYTES: Final = 256 * 1024
 _QUIET: Final = re.compile("([01][0-9]|2[0-3]):([0-5][0-9])-([01][0-9]|2[0-3]):([0-5][0-9])")
+_FRONT_PREFIX: Final = re.compile("/[a-z_-]{1,32}/")
 ACCESS_CHOICES: Final = ("enrolled", "public")
 
 
@@ -134,6 +135,10 @@ class ServerSettings:
                 found=self.repository_access,
                 known=" ".join(ACCESS_CHOICES),
             )
+        if self.front_prefix and not _FRONT_PREFIX.fullmatch(self.front_prefix):
+            raise SettingError("An internal path is written as /_firmament/", found=self.front_prefix)
+        if self.front_prefix and not self.front_secret_file:
+            raise SettingError("front_prefix needs front_secret_file: only our nginx may be told where payloads are")
         if bool(self.certificate) != bool(self.certificate_key):
             raise SettingError("A given certificate needs both `certificate` and `certificate_key`")
 

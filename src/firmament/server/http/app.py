@@ -33,13 +33,14 @@ from firmament.errors import (
 from firmament.log import logger
 from firmament.server import leader, seen, versions
 from firmament.server.audit.checkpoints import Checkpoints, Rhythm
-from firmament.server.authority import load_authority
+from firmament.server.authority import load_authority, load_certificate
 from firmament.server.database.migrate import migrate
 from firmament.server.database.opening import open_database
 from firmament.server.database.target import database_target
 from firmament.server.http.connection import DeviceConnection
 from firmament.server.http.device_api import PREFIX, DeviceApi, extend_horizon
 from firmament.server.http.downloads import CutOffError, Downloads
+from firmament.server.http.front import make_front
 from firmament.server.http.messages import GoneError, answer, new_request_id, problem, unexpected
 from firmament.server.http.once import Once
 from firmament.server.http.operator_api import OperatorApi
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from firmament.core.clock import Clock
     from firmament.server.database.port import Database
     from firmament.server.database.target import Target
+    from firmament.server.http.front import Front
     from firmament.server.http.messages import AsgiScope, Receive, Send
     from firmament.server.layout import Layout
     from firmament.server.settings import ServerSettings
@@ -150,7 +152,8 @@ class Server:
         try:
             leadership = self._leadership(target)
             parts = self._parts(disk, signer, FencedDatabase(database) if database.is_shared else database, leadership)
-            application = Application(parts, self._make_pages)
+            front = make_front(disk, layout, settings, load_certificate(disk, layout.device_ca / "ca.pem"), self._clock)
+            application = Application(parts, self._make_pages, front)
             config = uvicorn.Config(
                 application,
                 http=DeviceConnection,
@@ -407,8 +410,11 @@ class _UvicornServer(uvicorn.Server):
 class Application:
     """ASGI: devices first, then the operator's framework, then the pages over it."""
 
-    def __init__(self, parts: Parts, make_pages: Callable[[ASGIApp], Pages] | None = None) -> None:
+    def __init__(
+        self, parts: Parts, make_pages: Callable[[ASGIApp], Pages] | None = None, front: Front | None = None
+    ) -> None:
         self._parts = parts
+        self._front = front
         settings = parts.settings
         downloads = Downloads(
             max_in_all=settings.max_downloads,
@@ -423,6 +429,14 @@ class Application:
         """Dispatch one request."""
         if scope["type"] != "http":
             return
+        if self._front is not None:
+            try:
+                self._front.admit(scope)
+            except FirmamentError as error:
+                log.warning("front.refused", code=error.code, reason=str(error))
+                status, headers, body = problem(error, new_request_id())
+                await answer(send, status, headers, body)
+                return
         if scope["path"].startswith(PREFIX):
             with contextlib.suppress(CutOffError):
                 await self._devices(scope, receive, send)

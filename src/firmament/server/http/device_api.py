@@ -174,19 +174,37 @@ class DeviceApi:
                 peer = exchange.address if device is None else device.device_id
                 if not grammar.fullmatch(name) or not await self._may_fetch(device, prefix, name):
                     raise NotFoundError("There is no such file in the repository", name=name[:80])
-                if prefix != paths.IMAGE_TARGETS and (name == "timestamp.json" or not (directory / name).is_file()):
+                if directory is not None and (name == "timestamp.json" or not (directory / name).is_file()):
                     # Another server may have published since: what a device sees must never go back.
                     await parts.publisher.catch_up()
+                cache_control = NO_CACHE if name == "timestamp.json" else IMMUTABLE
+                if directory is None and "is_fronted" in exchange.scope["state"] and parts.settings.front_prefix:
+                    await self._redirect(exchange, name, cache_control)
+                    return
                 exchange.status = await self._downloads.send_source(
                     exchange.scope,
                     exchange.send,
                     await parts.blobs.open_target(name) if directory is None else FileSource(directory / name),
                     peer=peer,
-                    cache_control=NO_CACHE if name == "timestamp.json" else IMMUTABLE,
+                    cache_control=cache_control,
                     request_id=exchange.request_id,
                 )
                 return
         raise NotFoundError("There is no such path", path=path[:80])
+
+    async def _redirect(self, exchange: _Exchange, name: str, cache_control: str) -> None:
+        """Let the front server send a payload: it reads this header itself and shows it to nobody."""
+        blobs = self._parts.blobs
+        (await blobs.open_target(name)).close()
+        exchange.status = 200
+        where = self._parts.settings.front_prefix + blobs.redirect(name)
+        headers = (
+            (b"x-accel-redirect", where.encode()),
+            (b"cache-control", cache_control.encode()),
+            (b"content-type", b"application/octet-stream"),
+            (b"x-request-id", exchange.request_id.encode()),
+        )
+        await answer(exchange.send, 200, headers)
 
     async def _may_fetch(self, device: Device | None, prefix: str, name: str) -> bool:
         """Whether a file is common to all tenants, or of a product of the device's own (ADR-0016)."""

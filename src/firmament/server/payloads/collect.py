@@ -120,7 +120,7 @@ class Collector:
     """Looks and removes; the server may run."""
 
     def __init__(
-        self, blobs: BlobStore, database: CommandDatabase, load: Callable[[], Published], *, grace: timedelta
+        self, blobs: BlobStore, database: CommandDatabase, load: Callable[[Connection], Published], *, grace: timedelta
     ) -> None:
         self._blobs = blobs
         self._database = database
@@ -157,7 +157,7 @@ class Collector:
         )
 
     def _referenced(self, connection: Connection, before: datetime) -> set[Digest]:
-        return referenced_by_repository(self._load()) | referenced_by_rows(connection, before)
+        return referenced_by_repository(self._load(connection)) | referenced_by_rows(connection, before)
 
     def _remove(
         self, connection: Connection, scope: Scope, batch: list[Doomed], before: datetime, now: datetime
