@@ -64,7 +64,7 @@ def test_every_setting_in_the_environment_exists_and_together_they_are_accepted(
         assert {one.lower() for one in found} <= NAMES, name
     compose = documents("compose/compose.yaml")[0]["services"]["server"]["environment"]
     kubernetes = next(one for one in documents("kubernetes/firmament.yaml") if one["kind"] == "ConfigMap")["data"]
-    unit = dict(re.findall(r"(?m)^Environment=(\w+)=(.*)$", TEXTS["systemd/firmament-server-scale.conf"]))
+    unit = dict(re.findall(r"(?m)^(\w+)=(.*)$", TEXTS["systemd/server.env"]))
     for environment in (compose, kubernetes, unit):
         settings = read_settings(tmp_path / "firmament.toml", environment)
         assert settings.port == PORT
@@ -112,6 +112,15 @@ def test_paths_and_ports_are_those_of_the_product():
     probes = {one["httpGet"]["path"] for one in walk(kubernetes) if "httpGet" in one}
     operator_api = (ROOT / "docs/reference/operator-api.md").read_text()
     assert all(f"`GET {path}`" in operator_api for path in probes)
+
+
+def test_all_units_take_their_settings_from_one_file():
+    """A collection with other settings than the server's would decide from another database."""
+    for name, text in TEXTS.items():
+        if name.endswith((".service", "scale.conf")):
+            assert re.findall("(?m)^Environment.*=-?(.*)$", text) == ["/etc/firmament/server.env"], name
+    workloads = [one for one in walk(documents("kubernetes/firmament.yaml")) if "args" in one]
+    assert len({str(one["envFrom"]) for one in workloads}) == 1
 
 
 def test_images_are_pinned_and_nothing_runs_as_root():

@@ -151,6 +151,8 @@ def test_people_and_uploads_go_through_nginx_as_well(world):
 def test_a_store_that_is_away_is_told_in_our_words(world):
     if world.store is None:
         missing = next((world.server.directory / "repository/targets").rglob(f"{sha256(DATA)}*"))
+        assert missing.stat().st_mode & 0o777 == 0o640  # nginx reads it as a member of the group
+        assert {path.stat().st_mode & 0o777 for path in list(missing.parents)[:4]} == {0o750}
         aside = missing.rename(missing.with_name("aside"))
         assert world.fronted.client.ask("GET", PATH).code == "request/not-found"
         aside.rename(missing)

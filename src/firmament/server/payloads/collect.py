@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from tuf.api.metadata import Targets
 
+from firmament.errors import CorruptStateError
 from firmament.server import events
 from firmament.server.events import Event
 from firmament.server.inventory.store import decode_manifest
@@ -116,6 +117,10 @@ def referenced_by_rows(connection: Connection, before: datetime) -> set[Digest]:
     return found
 
 
+def _knows_releases(connection: Connection) -> bool:
+    return connection.execute("SELECT 1 FROM release LIMIT 1").fetchone() is not None
+
+
 class Collector:
     """Looks and removes; the server may run."""
 
@@ -133,10 +138,12 @@ class Collector:
         Whatever was removed before an error is in the audit log.
         """
         before = now.astimezone(UTC) - self._grace
-        stored = list(self._blobs.blobs())
+        stored, targets = list(self._blobs.blobs()), list(self._blobs.targets())
+        if targets and not self._database.read(_knows_releases):
+            raise CorruptStateError("The database knows no release, yet payloads are published; it may be another one")
         candidates = doomed(
             stored,
-            self._blobs.targets(),
+            targets,
             referenced=self._database.read(lambda connection: self._referenced(connection, before)),
             before=before,
         )

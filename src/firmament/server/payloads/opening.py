@@ -42,4 +42,5 @@ def directory_blobs(disk: ServerDisk, layout: Layout, settings: ServerSettings) 
         layout.targets,
         max_length_bytes=settings.max_blob_bytes,
         min_free_bytes=settings.min_free_bytes,
+        is_fronted=bool(settings.front_prefix),
     )

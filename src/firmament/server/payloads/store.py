@@ -31,6 +31,8 @@ log = logger("server.payloads")
 
 INCOMING: Final = "incoming"
 CHUNK_BYTES: Final = 64 * 1024
+FRONT_FILE_MODE: Final = 0o640
+FRONT_DIRECTORY_MODE: Final = 0o750
 _READ_BYTES: Final = 1024 * 1024
 
 
@@ -41,6 +43,11 @@ class ServerDisk(RealDisk):
         """Give a file a second name; `destination` must not exist."""
         with mapped_errors(destination):
             destination.hardlink_to(source)
+
+    def set_mode(self, path: Path, mode: int) -> None:
+        """Let a file or directory be used by whom `mode` says, whatever the process's umask."""
+        with mapped_errors(path):
+            path.chmod(mode)
 
     def written_at(self, path: Path) -> datetime | None:
         """Return when a regular file was written last, None if there is none."""
@@ -62,9 +69,17 @@ class DirectoryBlobs:
     """Uploaded bytes below one directory, published ones linked below another; see `port.BlobStore`."""
 
     def __init__(
-        self, disk: ServerDisk, directory: Path, targets: Path, *, max_length_bytes: int, min_free_bytes: int
+        self,
+        disk: ServerDisk,
+        directory: Path,
+        targets: Path,
+        *,
+        max_length_bytes: int,
+        min_free_bytes: int,
+        is_fronted: bool = False,
     ) -> None:
         self._disk = disk
+        self._is_fronted = is_fronted
         self._directory = directory
         self._targets = targets
         self._max_length_bytes = max_length_bytes
@@ -110,6 +125,7 @@ class DirectoryBlobs:
             return
         self._disk.make_directory(path.parent, mode=0o755)
         self._disk.link(self.path(digest), path)
+        self._show(path)
         self._disk.sync_directory(path.parent)
         self._disk.sync_directory(path.parent.parent)
         self._disk.sync_directory(path.parent.parent.parent)
@@ -182,6 +198,18 @@ class DirectoryBlobs:
     def sweep(self) -> None:
         """See the port."""
         sweep(self._disk, self._directory / INCOMING)
+        if self._is_fronted:
+            for target in self.targets():
+                self._show(self._targets / target.name)
+
+    def _show(self, path: Path) -> None:
+        """Let the front server's group read a published file."""
+        if not self._is_fronted:
+            return
+        self._disk.set_mode(path, FRONT_FILE_MODE)
+        for parent in path.relative_to(self._targets).parents:
+            self._disk.set_mode(self._targets / parent, FRONT_DIRECTORY_MODE)
+        self._disk.set_mode(self._targets.parent, FRONT_DIRECTORY_MODE)
 
     def check(self) -> None:
         """See the port: `min_free_bytes` is looked at with each upload."""
