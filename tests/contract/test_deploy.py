@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from firmament import __version__
-from firmament.cli.main import cli
+from firmament.cli.main import program as cli
 from firmament.server.layout import Layout
 from firmament.server.settings import ENVIRONMENT_PREFIX, ServerSettings, read_settings
 
