@@ -67,22 +67,21 @@ def doomed(
 ) -> list[Doomed]:
     """Decide what may go: not referred to, and neither stored nor published since `before`."""
     names: dict[Digest, list[str]] = {}
-    fresh: set[Digest] = set()
+    lengths: dict[Digest, int] = {}
+    kept = set(referenced)
+    for blob in blobs:
+        lengths[blob.digest] = blob.length_bytes
+        if blob.stored_at >= before:
+            kept.add(blob.digest)
     for target in targets:
         names.setdefault(target.digest, []).append(target.name)
         if target.stored_at >= before:
-            fresh.add(target.digest)
-    found = [
-        Doomed(blob.digest, blob.length_bytes, tuple(sorted(names.pop(blob.digest, ()))))
-        for blob in blobs
-        if blob.digest not in referenced and blob.digest not in fresh and blob.stored_at < before
-    ]
-    here = {one.digest for one in found}
-    # Names whose blob is not there: nobody can fetch them, and a directory's link holds its bytes by itself.
-    return found + [
-        Doomed(digest, 0, tuple(sorted(dangling)))
-        for digest, dangling in names.items()
-        if digest not in referenced and digest not in fresh and digest not in here
+            kept.add(target.digest)
+    # Names without a blob go too: a directory's link would hold the bytes by itself.
+    return [
+        Doomed(digest, lengths.get(digest, 0), tuple(sorted(names.get(digest, ()))))
+        for digest in {**lengths, **names}
+        if digest not in kept
     ]
 
 
