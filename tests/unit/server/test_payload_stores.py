@@ -75,11 +75,19 @@ def fetch(store, name, offset=0, end=None):
 def test_what_was_sent_is_there_whole_and_can_be_published(store, tmp_path):
     assert store.length_bytes(DIGEST) is None
     assert not store.is_intact(DIGEST)
+    with pytest.raises(NotFoundError):
+        store.open_blob(DIGEST)
     assert put(store, DATA) == len(DATA)
     assert put(store, DATA) == len(DATA)  # sending it again changes nothing
     assert store.length_bytes(DIGEST) == len(DATA)
     assert store.is_intact(DIGEST)
     require_blob(store, DIGEST, len(DATA), target="x")
+    reader = store.open_blob(DIGEST)
+    assert reader.length_bytes == len(DATA)
+    assert reader.read_at(100, 50) == DATA[100:150]
+    assert reader.read_at(len(DATA) - 5, 50) == DATA[-5:]
+    assert reader.read_at(len(DATA), 50) == b""
+    reader.close()
     with pytest.raises(NotFoundError):
         asyncio.run(store.open_target(NAME))  # not published
     assert store.target_length_bytes(NAME) is None

@@ -10,19 +10,19 @@ from fastapi import Request, Response
 
 from firmament.core.ids import PRODUCT, VERSION, check, release_id
 from firmament.errors import DigestMismatchError, ForbiddenError
-from firmament.payload.readers import FileReader
 from firmament.payload.sealed import Opener
 from firmament.payload.wrap import WRAP_LENGTH_BYTES, Custody
 from firmament.server.http import shapes
 from firmament.server.http.operator_base import OBJECT, TEXT, OperatorPart
 from firmament.server.inventory import wrapping_keys
 from firmament.server.payloads import content_keys, ownership
-from firmament.server.payloads.store import digest_of_hex
+from firmament.server.payloads.port import digest_of_hex
 from firmament.server.reports import open_wrapping_key
 from firmament.server.scope import Action
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from firmament.core.digest import Digest
+    from firmament.server.payloads.port import BlobStore
 
 MAX_KEYID_LENGTH: Final = 64
 
@@ -80,7 +80,7 @@ class SealingApi(OperatorPart):
         if not await self._read(ownership.has_blob, scope, digest):
             raise DigestMismatchError("The bytes of a target were not uploaded", sha256=sha256)
         key = self._parts.custodian.open(wrapped, keyid, Custody(release, digest.value))
-        await asyncio.to_thread(_require_opens, self._parts.blobs.path(digest), key)
+        await asyncio.to_thread(_require_opens, self._parts.blobs, digest, key)
         await self._change(
             content_keys.put_key,
             scope,
@@ -114,7 +114,7 @@ class SealingApi(OperatorPart):
         return Response(status_code=204)
 
 
-def _require_opens(path: Path, key: bytes) -> None:
+def _require_opens(blobs: BlobStore, digest: Digest, key: bytes) -> None:
     """Raise SealedError unless the key opens the container's first chunk (blocking)."""
-    with closing(FileReader(path)) as source:
+    with closing(blobs.open_blob(digest)) as source:
         Opener(source, source.length_bytes, key, max_plain_length_bytes=source.length_bytes).chunk(0)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from firmament.core.digest import Digest
 from firmament.core.fields import Fields
 from firmament.errors import DigestMismatchError
+from firmament.payload.readers import Reader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -49,6 +50,17 @@ class Source(Protocol):
         """Let go of it."""
 
 
+class BlobReader(Reader, Protocol):
+    """A blob that is open; all methods block."""
+
+    @property
+    def length_bytes(self) -> int:
+        """Its whole length."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredBlob:
     """One blob as a listing tells it."""
@@ -77,6 +89,9 @@ class BlobStore(Protocol):
 
     def is_intact(self, digest: Digest) -> bool:
         """Read a blob and compare its digest."""
+
+    def open_blob(self, digest: Digest) -> BlobReader:
+        """Open a blob for reading here and there; raises NotFoundError."""
 
     def receive(self, digest: Digest, *, expected_bytes: int | None) -> Upload:
         """Begin an upload; raises TooLargeError or DiskFullError before a byte is taken."""

@@ -103,6 +103,13 @@ class S3Blobs:
                 return False
         return Digest("sha256", hasher.digest()) == digest
 
+    def open_blob(self, digest: Digest) -> S3Reader:
+        """See the port."""
+        length = self.length_bytes(digest)
+        if length is None:
+            raise NotFoundError("There are no such bytes", digest=digest)
+        return S3Reader(self._store, self._account, self.key(digest), length)
+
     def receive(self, digest: Digest, *, expected_bytes: int | None) -> Spool:
         """See the port; a store that is away is noticed before a byte is taken."""
         self._head(self.key(digest))
@@ -256,6 +263,27 @@ class S3Source:
             offset += len(block)
             for at in range(0, len(block), CHUNK_BYTES):
                 yield bytes(block[at : at + CHUNK_BYTES])
+
+    def close(self) -> None:
+        """See the port: nothing is held."""
+
+
+class S3Reader:
+    """An object that is read here and there; see `port.BlobReader`."""
+
+    def __init__(self, store: S3Store, account: S3Account, key: str, length_bytes: int) -> None:
+        self._store = store
+        self._account = account
+        self._key = key
+        self.length_bytes = length_bytes
+
+    def read_at(self, offset: int, length_bytes: int) -> bytes:
+        """Ask the store for a range."""
+        end = min(offset + length_bytes, self.length_bytes)
+        if offset >= end:
+            return b""
+        with _mapped(self._account):
+            return bytes(obstore.get_range(self._store, self._key, start=offset, end=end))
 
     def close(self) -> None:
         """See the port: nothing is held."""

@@ -19,6 +19,7 @@ from firmament.core.digest import Digest
 from firmament.durable import Disk, RealDisk, mapped_errors
 from firmament.errors import DiskFullError, MalformedError, NotFoundError, TooLargeError
 from firmament.log import logger
+from firmament.payload.readers import FileReader
 from firmament.server.payloads.port import StoredBlob, StoredTarget, digest_of_hex, digest_of_name
 
 if TYPE_CHECKING:
@@ -98,6 +99,12 @@ class DirectoryBlobs:
         if self.length_bytes(digest) is None:
             return False
         return file_digest(self._disk, self.path(digest)) == digest
+
+    def open_blob(self, digest: Digest) -> FileReader:
+        """See the port."""
+        if self.length_bytes(digest) is None:
+            raise NotFoundError("There are no such bytes", digest=digest)
+        return FileReader(self.path(digest))
 
     def receive(self, digest: Digest, *, expected_bytes: int | None) -> Spool:
         """See the port."""
