@@ -149,10 +149,15 @@ def move(database: str, password_file: Path | None, directory: Path) -> None:
 @output_options
 def gc(directory: Path, *, dry_run: bool) -> None:
     """Remove payloads that nothing refers to: never released, or withdrawn long ago. The server may run."""
+    from firmament.core.clock import SystemClock
+    from firmament.server.database.opening import command_database
+    from firmament.server.database.target import database_target
     from firmament.server.payloads.collect import Collector
     from firmament.server.payloads.opening import open_blobs
+    from firmament.server.payloads.store import ServerDisk
     from firmament.server.releases import shared
     from firmament.server.releases.generations import Generations
+    from firmament.server.scope import console
 
     layout, settings = settings_of(directory)
     disk, clock = ServerDisk(), SystemClock()
@@ -181,8 +186,12 @@ def gc(directory: Path, *, dry_run: bool) -> None:
 @output_options
 def move_payloads(directory: Path) -> None:
     """Copy the payloads of DIRECTORY into the bucket of the settings `s3_*`; stop the server first."""
+    from firmament.core.clock import SystemClock
+    from firmament.errors import SettingError
     from firmament.server.keep.payloads import copy_payloads
+    from firmament.server.lock import locked
     from firmament.server.payloads.opening import directory_blobs, open_blobs
+    from firmament.server.payloads.store import ServerDisk
 
     layout, settings = settings_of(directory)
     if not settings.s3_bucket:
