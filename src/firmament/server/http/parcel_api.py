@@ -13,7 +13,6 @@ from fastapi.responses import StreamingResponse
 from firmament.core.fields import format_time
 from firmament.core.ids import PRODUCT, VERSION, AttemptId
 from firmament.core.manifest import CHUNKS_SUFFIX
-from firmament.durable import RealDisk
 from firmament.errors import FirmamentError, MalformedError, NotFoundError
 from firmament.protocol.parcel import MAX_RECEIPT_LENGTH_BYTES, ParcelKind, ReceiptFile
 from firmament.server import device_link
@@ -24,6 +23,7 @@ from firmament.server.http.device_api import reply_version
 from firmament.server.http.operator_base import INTEGER, OBJECT, TEXT, OperatorPart
 from firmament.server.inventory.store import get_device
 from firmament.server.parcels import receipts, service
+from firmament.server.payloads.port import digest_of_hex
 from firmament.server.scope import Action, of_device
 from firmament.trust.director import MAX_CARRIED_LIFETIME, make_carried
 
@@ -129,9 +129,8 @@ class ParcelApi(OperatorPart):
         known = {item["sha256"]: item for one in wanted.manifest.payloads for item in _payloads(one)}
         if sha256 not in known:
             raise NotFoundError("The release has no such payload", sha256=sha256[:80])
-        length, filename = known[sha256]["length_bytes"], known[sha256]["target"].rpartition("/")[2]
-        place = self._parts.layout.targets / product / version / f"{sha256}.{filename}"
-        reader = await asyncio.to_thread(RealDisk().open_reader, place)
+        length = known[sha256]["length_bytes"]
+        reader = await asyncio.to_thread(self._parts.blobs.open_blob, digest_of_hex(sha256))
         headers = {"content-length": str(length), "content-type": "application/octet-stream"}
         return StreamingResponse(_pieces(reader, length), headers=headers)
 

@@ -1,4 +1,4 @@
-"""Bytes by their SHA-256 in a bucket of an S3-compatible store (ADR-0028).
+"""Bytes by their SHA-256 in a bucket of an S3-compatible store (ADR-0029).
 
 An upload is first received on this machine and digested; only right bytes are sent on, in parts,
 and the store shows an object whole or not at all. Downloads are read in blocks, each a request of
