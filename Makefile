@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup packages demo test check fix sweep attacks chaos fleet fuzz bench bench-delta docs pictures lock
+.PHONY: help setup packages demo test check fix sweep attacks chaos fleet fuzz bench bench-delta bench-server docs pictures lock
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -46,8 +46,11 @@ chaos: setup packages ## Kill the server and PostgreSQL while devices report; no
 fuzz: setup ## Fuzz the decoders for a bounded time (FUZZ_S seconds, default 60).
 	@$(BIN)/python scripts/fuzz.py
 
-bench: setup ## Measure, as ratios against something run side by side.
-	@$(BIN)/python bench/run.py
+bench: bench-server ## Measure, as ratios against something run side by side.
+
+bench-server: setup ## The server's bars, each against its baseline in the same run, into docs/performance/server.md (about ten minutes).
+	@scripts/debian.sh iproute2 mosquitto nginx postgresql wrk
+	@$(BIN)/python bench/server/run.py --report docs/performance/server.md
 
 DELTA_CORPUS ?= /var/tmp/firmament-delta-corpus
 bench-delta: setup ## Rebuild the delta corpus from public packages and measure every method on it (an hour; 6 GB in DELTA_CORPUS).

@@ -32,6 +32,11 @@ class Logger:
         """Return a logger that adds these fields to each event."""
         return Logger(self._target, {**self._bound, **fields})
 
+    @property
+    def is_debugging(self) -> bool:
+        """Whether `debug` would reach anyone: whoever speaks very often asks first."""
+        return self._target.isEnabledFor(logging.DEBUG)
+
     def debug(self, event: str, **fields: object) -> None:
         """Say what only a developer needs."""
         self._say(logging.DEBUG, event, fields)

@@ -27,14 +27,18 @@ MAX_ITEMS: Final = 4_000_000
 
 _STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _BRACKET: Final = re.compile(rb"[\[\]{}]")
+_TEXT: Final = frozenset({str})
+_PLAIN: Final = frozenset({str, int, bool, type(None)})
+"""Types of values that have one form by themselves; what is of another is looked at."""
+_ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+# Made once: every poll encodes and decodes, and making the object costs as much as a short text.
 
 
 def encode(value: Json) -> bytes:
     """Return the canonical bytes of `value`; raises MalformedError for floats and non-JSON types."""
     _refuse_ambiguity(value)
     try:
-        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-        return text.encode()
+        return _ENCODER.encode(value).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise MalformedError("This value has no canonical JSON form", reason=error) from error
 
@@ -47,16 +51,12 @@ def decode(data: bytes, *, limit_bytes: int, what: str) -> Json:
     """
     if len(data) > limit_bytes:
         raise TooLargeError(f"{what} is longer than allowed", length_bytes=len(data), limit_bytes=limit_bytes)
-    _refuse_depth(data, what)
+    if data.count(b"{") + data.count(b"[") > MAX_DEPTH:  # fewer brackets cannot nest deeper
+        _refuse_depth(data, what)
     try:
-        value: Json = json.loads(
-            data.decode("utf-8"),
-            object_pairs_hook=_refuse_duplicates,
-            parse_constant=_refuse_constant,
-            parse_int=_bounded_int,
-            parse_float=_refuse_fraction,
-        )
-        json.dumps(value, ensure_ascii=False).encode()  # lone surrogates fail here
+        value: Json = _DECODER.decode(data.decode("utf-8"))
+        if b"\\u" in data:  # UTF-8 has no lone surrogates; an escape can write one
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise MalformedError(f"{what} is not valid JSON", reason=error) from error
     return value
@@ -82,11 +82,13 @@ def _refuse_ambiguity(value: object) -> None:
         if isinstance(item, float):
             raise MalformedError("A number with a fraction has no canonical JSON form", value=item)
         if isinstance(item, dict):
-            if not all(isinstance(key, str) for key in item):
+            if not _TEXT.issuperset(map(type, item)) and not all(isinstance(key, str) for key in item):
                 raise MalformedError("An object whose keys are not all text has no canonical JSON form")
-            stack.extend(item.values())
+            stack.extend([inner for inner in item.values() if type(inner) not in _PLAIN])
+            seen += len(item)
         elif isinstance(item, list | tuple):
-            stack.extend(item)
+            stack.extend([inner for inner in item if type(inner) not in _PLAIN])
+            seen += len(item)
 
 
 def _refuse_depth(data: bytes, what: str) -> None:
@@ -103,12 +105,14 @@ def _refuse_depth(data: bytes, what: str) -> None:
 
 
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            msg = f"the key {key!r} appears twice"
-            raise ValueError(msg)
-        found[key] = value
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys: set[str] = set()
+        for key, _ in pairs:
+            if key in keys:
+                msg = f"the key {key!r} appears twice"
+                raise ValueError(msg)
+            keys.add(key)
     return found
 
 
@@ -123,7 +127,15 @@ def _refuse_fraction(text: str) -> NoReturn:
 
 
 def _bounded_int(text: str) -> int:
-    if len(text.lstrip("-")) > MAX_DIGITS:
+    if len(text) > MAX_DIGITS and len(text.lstrip("-")) > MAX_DIGITS:
         msg = f"a number has more than {MAX_DIGITS} digits"
         raise ValueError(msg)
     return int(text)
+
+
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_refuse_duplicates,
+    parse_constant=_refuse_constant,
+    parse_int=_bounded_int,
+    parse_float=_refuse_fraction,
+)

@@ -16,6 +16,7 @@ import binascii
 import re
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from firmament.errors import MalformedError
@@ -57,9 +58,11 @@ class Fields:
         self, name: str, *, max_length: int = 256, pattern: re.Pattern[str] | None = None, default: str | None = None
     ) -> str:
         """Return a string of at most `max_length` characters that fully matches `pattern`."""
-        if default is not None and name not in self:
+        found = self.value.get(name)
+        if found is None and default is not None:
             return default
-        found: str = self._get(name, str, "text")
+        if not isinstance(found, str):
+            found = str(self._get(name, str, "text"))  # says what is wrong
         if len(found) > max_length:
             raise MalformedError(f"{self.what}.{name} is too long", length=len(found), limit=max_length)
         if pattern is not None and not pattern.fullmatch(found):
@@ -68,9 +71,11 @@ class Fields:
 
     def integer(self, name: str, *, minimum: int = 0, maximum: int = MAX_INTEGER, default: int | None = None) -> int:
         """Return an integer within the bounds; booleans are not integers."""
-        if default is not None and name not in self:
+        found = self.value.get(name)
+        if found is None and default is not None:
             return default
-        found: int = self._get(name, int, "an integer")
+        if type(found) is not int:
+            found = int(self._get(name, int, "an integer"))  # says what is wrong
         if not minimum <= found <= maximum:
             raise MalformedError(f"{self.what}.{name} is out of range", found=found, minimum=minimum, maximum=maximum)
         return found
@@ -148,21 +153,24 @@ class Fields:
     ) -> tuple[str, ...]:
         """Return the strings of a list."""
         items = self.list(name, max_items=max_items, min_items=min_items, optional=optional)
-        return tuple(
-            Fields({"item": item}, what=f"{self.what}.{name}[{index}]").text(
-                "item", max_length=max_length, pattern=pattern
-            )
-            for index, item in enumerate(items)
-        )
+        for index, item in enumerate(items):
+            if not isinstance(item, str) or len(item) > max_length or pattern is not None:
+                Fields({"item": item}, what=f"{self.what}.{name}[{index}]").text(
+                    "item", max_length=max_length, pattern=pattern
+                )
+        return tuple(items)
 
     def text_map(self, name: str, *, max_items: int, max_length: int, optional: bool = False) -> dict[str, str]:
         """Return an object whose keys and values are strings of at most `max_length` characters."""
         inner = self.object(name, optional=optional)
         if len(inner.value) > max_items:
             raise MalformedError(f"{inner.what} has too many entries", items=len(inner.value), limit=max_items)
-        if any(len(key) > max_length for key in inner.value):
-            raise MalformedError(f"{inner.what} has a name that is too long", limit=max_length)
-        return {key: inner.text(key, max_length=max_length) for key in inner.value}
+        for key, value in inner.value.items():
+            if len(key) > max_length:
+                raise MalformedError(f"{inner.what} has a name that is too long", limit=max_length)
+            if not isinstance(value, str) or len(value) > max_length:
+                inner.text(key, max_length=max_length)  # says what is wrong with it
+        return dict(inner.value)
 
     def maybe(self, name: str, read: Callable[[str], T]) -> T | None:
         """Apply a reader only when the field is there: ``fields.maybe("code", fields.text)``."""
@@ -171,7 +179,9 @@ class Fields:
 
 def format_time(moment: datetime) -> str:
     """Write an aware time as UTC to the second, ``2026-11-20T12:00:00Z``."""
-    return moment.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    return f"{moment.isoformat()[:19]}Z"
 
 
 def parse_time(text: str, *, what: str) -> datetime:
@@ -186,5 +196,6 @@ def parse_time(text: str, *, what: str) -> datetime:
     return moment
 
 
+@lru_cache(maxsize=16)
 def _hex_of(length: int) -> re.Pattern[str]:
     return re.compile(rf"[0-9a-f]{{{2 * length}}}")

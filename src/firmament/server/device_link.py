@@ -139,7 +139,7 @@ def on_poll(
     attempt = session.attempt
     if attempt is None:
         effects.append(Reply(None, intervals.idle_s))
-        return replace(session, device=device), effects
+        return session if device is session.device else replace(session, device=device), effects
     try:
         # To go back, nothing travels: the image is in the other slot already.
         payload = (
@@ -325,7 +325,7 @@ def _ignored(report: Report, reason: str) -> Note:
 
 
 def _learn(device: Device, poll: PollRequest, effects: list[Effect]) -> Device:
-    attributes = canonical.encode(dict(poll.attributes)).decode()
+    attributes = canonical.encode(dict(poll.attributes)).decode() if poll.attributes else "{}"
     known = (device.version, device.sequence_number, device.image_digest, device.boot_id, device.attributes)
     told = (poll.version, poll.sequence_number, poll.image_digest, poll.boot_id, attributes)
     if known == told:

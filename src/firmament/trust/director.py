@@ -37,6 +37,8 @@ REPLY_LIFETIME: Final = timedelta(hours=24)
 """A reply is for one nonce, so this only bounds what a device without a nonce check would take."""
 MAX_CARRIED_LIFETIME: Final = timedelta(days=30)
 """How long what is carried by hand may be good: nobody can take it back meanwhile (ADR-0028)."""
+MAX_SNAPSHOTS: Final = 8
+"""Seconds whose snapshot is kept; a device that asks twice within one gets the next number."""
 SPEC_VERSION: Final = ".".join(SPECIFICATION_VERSION)
 ASSIGNMENT_VERSION: Final = 1
 """`v` of the target's custom; a device refuses any other."""
@@ -96,6 +98,31 @@ class Assignment:
         return value
 
 
+class Snapshots:
+    """Signed snapshots of the last few versions.
+
+    A snapshot names no device and no nonce, only the version of the targets, and that is the second
+    for nearly every reply. So all devices that poll within a second get the same bytes, signed once.
+    What is fresh and one device's own are timestamp and targets, signed for each poll (ADR-0030).
+    """
+
+    def __init__(self, signer: Signer) -> None:
+        self._signer = signer
+        self._texts: dict[tuple[int, str], str] = {}
+
+    def text(self, version: int, expires: str) -> str:
+        """Return the snapshot of this version and expiry."""
+        found = self._texts.get((version, expires))
+        if found is None:
+            if len(self._texts) >= MAX_SNAPSHOTS:
+                del self._texts[next(iter(self._texts))]
+            meta = {"targets.json": {"version": version}}
+            common = {"expires": expires, "spec_version": SPEC_VERSION, "version": version}
+            found = _signed({"_type": "snapshot", "meta": meta, **common}, self._signer)
+            self._texts[version, expires] = found
+        return found
+
+
 def make_reply(
     keys: DirectorKeys,
     *,
@@ -105,8 +132,9 @@ def make_reply(
     now: datetime,
     version: int,
     poll_after_s: int,
+    snapshots: Snapshots | None = None,
 ) -> PollReply:
-    """Sign a fresh timestamp, snapshot and targets for this device and nonce.
+    """Sign a fresh timestamp and targets for this device and nonce; take the snapshot from `snapshots`.
 
     `version` becomes the version of all three and must be higher than in any earlier reply to
     this device; the caller keeps it durable (case 64). Raises MalformedError for a nonce of the
@@ -116,7 +144,15 @@ def make_reply(
         raise MalformedError("The nonce has the wrong length", length_bytes=len(nonce), expected=NONCE_LENGTH_BYTES)
     marks = {"x-nonce": nonce.hex(), "x-device": device_id, "x-issued": format_time(now)}
     expires_at = now.replace(microsecond=0) + REPLY_LIFETIME
-    return _make(keys, marks, assignment, version=version, expires_at=expires_at, poll_after_s=poll_after_s)
+    return _make(
+        keys,
+        marks,
+        assignment,
+        version=version,
+        expires_at=expires_at,
+        poll_after_s=poll_after_s,
+        snapshots=snapshots,
+    )
 
 
 def make_carried(
@@ -152,6 +188,7 @@ def _make(
     version: int,
     expires_at: datetime,
     poll_after_s: int,
+    snapshots: Snapshots | None = None,
 ) -> PollReply:
     device_id = DeviceId(marks["x-device"])
     common = {"expires": format_time(expires_at), "spec_version": SPEC_VERSION, "version": version}
@@ -163,7 +200,6 @@ def _make(
             "custom": assignment.custom(device_id),
         }
     targets = {"_type": "targets", "targets": chosen, "x-device": device_id, **common}
-    snapshot = {"_type": "snapshot", "meta": {"targets.json": {"version": version}}, **common}
     timestamp = {
         "_type": "timestamp",
         "meta": {"snapshot.json": {"version": version}},
@@ -172,7 +208,7 @@ def _make(
     }
     return PollReply(
         timestamp=_signed(timestamp, keys.timestamp),
-        snapshot=_signed(snapshot, keys.snapshot),
+        snapshot=(snapshots or Snapshots(keys.snapshot)).text(version, format_time(expires_at)),
         targets=_signed(targets, keys.targets),
         poll_after_s=poll_after_s,
     )

@@ -12,7 +12,7 @@ from firmament.core.consent import Mode
 from firmament.core.digest import Digest
 from firmament.core.ids import AttemptId, DeviceId
 from firmament.errors import MalformedError
-from firmament.trust.director import Assignment, DirectorKeys, make_reply
+from firmament.trust.director import MAX_SNAPSHOTS, Assignment, DirectorKeys, Snapshots, make_reply
 from firmament.trust.walk import read_assignment
 
 NOW = datetime(2026, 11, 20, 12, 0, 0, 999, tzinfo=UTC)
@@ -104,6 +104,45 @@ def test_the_bytes_are_those_that_tuf_itself_makes(keys):
         assert metadata.signed_bytes == canonical
         assert text.endswith(f'"signed":{canonical.decode()}}}')
         assert json.loads(metadata.to_bytes()) == json.loads(text)
+
+
+def test_replies_of_one_second_share_a_snapshot_and_nothing_else(keys):
+    snapshots = Snapshots(keys.snapshot)
+    mine = ask(keys, snapshots=snapshots)
+    other = ask(keys, snapshots=snapshots, device_id="33333333-3333-4333-8333-333333333333", nonce=bytes(16))
+    assert mine.snapshot is other.snapshot
+    assert mine.snapshot == ask(keys).snapshot  # Ed25519 signs the same bytes the same way
+    assert (mine.timestamp, mine.targets) != (other.timestamp, other.targets)
+    assert mine.targets != other.targets
+    assert mine.timestamp != ask(keys, snapshots=snapshots, nonce=bytes(16)).timestamp
+
+
+def test_a_snapshot_is_not_taken_for_another_version_or_expiry(keys):
+    snapshots = Snapshots(keys.snapshot)
+    for version, now in ((1, NOW), (2, NOW), (1, NOW + timedelta(seconds=1))):
+        signed = json.loads(ask(keys, snapshots=snapshots, version=version, now=now).snapshot)["signed"]
+        assert signed["version"] == signed["meta"]["targets.json"]["version"] == version
+        assert signed["expires"] == (now + timedelta(hours=24)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def test_few_snapshots_are_kept(keys):
+    signed = []
+
+    class Counting:
+        def sign(self, payload):
+            signed.append(payload)
+            return keys.snapshot.sign(payload)
+
+    snapshots = Snapshots(Counting())
+    for version in (*range(1, MAX_SNAPSHOTS + 2), MAX_SNAPSHOTS, 1):
+        ask(keys, snapshots=snapshots, version=version)
+    assert len(signed) == MAX_SNAPSHOTS + 2  # only the first was forgotten
+
+
+def test_the_reply_is_written_as_any_json(keys):
+    reply = ask(keys, assignment=assignment())
+    assert json.loads(reply.encode()) == reply.to_json()
+    assert reply.encode() == json.dumps(reply.to_json(), separators=(",", ":"), ensure_ascii=False).encode()
 
 
 @pytest.mark.parametrize("nonce", [b"", bytes(15), bytes(17)])

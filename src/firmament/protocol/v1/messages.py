@@ -11,7 +11,9 @@ nothing else in the reply is trusted for security.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring as _quoted
 from typing import TYPE_CHECKING, Any, Final
 
 from firmament.core import canonical
@@ -38,6 +40,7 @@ MAX_ATTRIBUTES: Final = 64
 MAX_REPORTS: Final = 32
 MAX_LOG_LINES: Final = 20
 MAX_CONSENT_EVENTS: Final = 32
+_VERSION_OR_NONE: Final = re.compile(f"(?:{VERSION.pattern})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +154,9 @@ class PollRequest:
 def decode_poll_request(data: bytes) -> PollRequest:
     """Read a poll; raises MalformedError or TooLargeError."""
     fields = _fields(data, "poll")
-    version = fields.text("version", max_length=64, default="")
     return PollRequest(
         nonce=fields.hex_bytes("nonce", length=NONCE_LENGTH_BYTES),
-        version=fields.text("version", pattern=VERSION) if version else "",
+        version=fields.text("version", max_length=64, pattern=_VERSION_OR_NONE, default=""),
         sequence_number=fields.integer("sequence_number"),
         image_digest=fields.text("image_digest", max_length=140, default=""),
         boot_id=fields.text("boot_id", max_length=64, default=""),
@@ -184,6 +186,13 @@ class PollReply:
             "targets": self.targets,
             "poll_after_s": self.poll_after_s,
         }
+
+    def encode(self) -> bytes:
+        """Return `to_json` as JSON; the server writes one for each poll."""
+        return (
+            f'{{"v":{PROTOCOL_VERSION},"timestamp":{_quoted(self.timestamp)},"snapshot":{_quoted(self.snapshot)},'
+            f'"targets":{_quoted(self.targets)},"poll_after_s":{self.poll_after_s}}}'
+        ).encode()
 
 
 def decode_poll_reply(data: bytes) -> PollReply:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from firmament.server.authority import peer_identity
+from firmament.server.http.messages import IS_WHOLE
 
 if TYPE_CHECKING:
     import asyncio
@@ -77,6 +78,11 @@ class DeviceConnection(HttpToolsProtocol):
         self._head_bytes = 0
         self._stop_head_timer()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Note that nothing of this request is still to come: whoever reads its body need not watch the clock."""
+        self.scope["state"][IS_WHOLE] = True
+        super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the timer."""

@@ -42,6 +42,7 @@ from firmament.server.http.downloads import IMMUTABLE, NO_CACHE, CutOffError
 from firmament.server.http.messages import (
     GoneError,
     answer,
+    answer_encoded,
     answer_json,
     new_request_id,
     problem,
@@ -55,7 +56,7 @@ from firmament.server.products import owner
 from firmament.server.reports import open_consent_event, open_report
 from firmament.server.rollouts import offers
 from firmament.server.scope import of_device
-from firmament.trust.director import make_reply
+from firmament.trust.director import Snapshots, make_reply
 from firmament.trust.roles import ROOT, SNAPSHOT, TARGETS, TIMESTAMP
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ class DeviceApi:
         self._parts = parts
         self._downloads = downloads
         self._intervals = Intervals(parts.settings.poll_interval_s, parts.settings.poll_interval_active_s)
+        self._snapshots = Snapshots(parts.director_keys.snapshot)
         self._posts: Mapping[str, Callable[[_Exchange], Awaitable[None]]] = {
             paths.POLL: self._poll,
             paths.REPORT: self._report,
@@ -137,7 +139,10 @@ class DeviceApi:
         await answer(exchange.send, exchange.status, headers, body)
 
     def _log(self, exchange: _Exchange, started_s: float) -> None:
-        say = log.info if exchange.code or exchange.scope["path"] != paths.POLL else log.debug
+        is_quiet = not exchange.code and exchange.scope["path"] == paths.POLL
+        if is_quiet and not log.is_debugging:
+            return
+        say = log.debug if is_quiet else log.info
         say(
             "request.done",
             request_id=exchange.request_id,
@@ -283,8 +288,10 @@ class DeviceApi:
                 self._parts, device.device_id, int(now.timestamp()), trusted=poll.director_version
             ),
             poll_after_s=reply.poll_after_s,
+            snapshots=self._snapshots,
         )
-        await self._json(exchange, signed.to_json())
+        exchange.status = 200
+        await answer_encoded(exchange.send, 200, signed.encode(), request_id=exchange.request_id)
 
     async def _openable(self, session: Session) -> Openable:
         """Return what may be wrapped for this device; asks nothing unless its release is sealed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import secrets
 import traceback
@@ -25,15 +26,22 @@ JSON: Final = (b"content-type", b"application/json")
 PROBLEM: Final = (b"content-type", b"application/problem+json")
 NO_STORE: Final = (b"cache-control", b"no-store")
 CLOSE: Final = (b"connection", b"close")
+IS_WHOLE: Final = "is_whole"
+"""In a request's state: its whole body has arrived (connection.py)."""
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
 
 class GoneError(Exception):
     """The peer went away before it was answered; there is nobody to tell."""
 
 
+_RUN: Final = secrets.token_hex(4)
+_NUMBERS: Final = itertools.count(1)
+
+
 def new_request_id() -> str:
-    """Return an id for the log line and the answer."""
-    return secrets.token_hex(8)
+    """Return an id for the log line and the answer: of this run of the server, and counted; no secret."""
+    return f"{_RUN}{next(_NUMBERS):08x}"
 
 
 def header(scope: AsgiScope, name: bytes) -> bytes | None:
@@ -58,20 +66,27 @@ async def read_body(scope: AsgiScope, receive: Receive, *, limit_bytes: int, dea
     announced = content_length(scope)
     if announced is not None and announced > limit_bytes:
         raise TooLargeError("The body is longer than allowed", length_bytes=announced, limit_bytes=limit_bytes)
-    body = bytearray()
+    if scope["state"].get(IS_WHOLE):  # it is here already: no timer, which most polls would pay for
+        return await _read(receive, limit_bytes)
     try:
         async with asyncio.timeout(deadline_s):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise GoneError
-                body += message.get("body", b"")
-                if len(body) > limit_bytes:
-                    raise TooLargeError("The body is longer than allowed", limit_bytes=limit_bytes)
-                if not message.get("more_body", False):
-                    return bytes(body)
+            return await _read(receive, limit_bytes)
     except TimeoutError:
         raise SlowError("The body did not arrive in time", deadline_s=deadline_s) from None
+
+
+async def _read(receive: Receive, limit_bytes: int) -> bytes:
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise GoneError
+        part: bytes = message.get("body", b"")
+        body += part
+        if len(body) > limit_bytes:
+            raise TooLargeError("The body is longer than allowed", limit_bytes=limit_bytes)
+        if not message.get("more_body", False):
+            return body
 
 
 async def answer(send: Send, status: int, headers: Headers, body: bytes = b"") -> None:
@@ -83,7 +98,11 @@ async def answer(send: Send, status: int, headers: Headers, body: bytes = b"") -
 
 async def answer_json(send: Send, status: int, value: Any, *, request_id: str) -> None:
     """Send a value as JSON that nobody may cache."""
-    body = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    await answer_encoded(send, status, _ENCODER.encode(value).encode(), request_id=request_id)
+
+
+async def answer_encoded(send: Send, status: int, body: bytes, *, request_id: str) -> None:
+    """Send what is JSON already; nobody may cache it."""
     await answer(send, status, (JSON, NO_STORE, (b"x-request-id", request_id.encode())), body)
 
 
