@@ -68,7 +68,7 @@ def line(values):
     return f"median {statistics.median(values):.2f}, worst {max(values):.2f}, {len(values)} pairs" if values else "none"
 
 
-def report(results, command):
+def report(results, absent, command):
     pairs = [Pair(name, found) for name, found in results.items() if best_of(found["methods"], OURS)]
     tuned, aside = ([pair for pair in pairs if pair.name.startswith("k") is kept] for kept in (False, True))
     head = ["pair", "new image", *OURS, "best other", "", "ratio", "chosen", "ratio"]
@@ -90,5 +90,6 @@ def report(results, command):
         alone=line([pair.alone for pair in tuned]),
         executables=line([pair.ratio for pair in tuned if pair.name[:2] in EXECUTABLES]),
         kept=line([pair.ratio for pair in aside]),
+        absent=f"Left out of this run: {', '.join(absent)}." if absent else "Every pair is in this run.",
         chosen=last,
     )  # fmt: skip

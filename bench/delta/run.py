@@ -53,7 +53,8 @@ def main():
     scratch.mkdir()
     wanted = options.pairs.split(",")
     pairs = sorted(path.name for path in (options.corpus / "pairs").iterdir())
-    pairs = [pair for pair in pairs if any(pair.startswith(start) for start in wanted)]
+    absent = [pair for pair in pairs if not any(pair.startswith(start) for start in wanted)]
+    pairs = [pair for pair in pairs if pair not in absent]
     names = {"all": (*OURS, *TOOLS, CHUNKS), "ours": OURS, "theirs": (*TOOLS, CHUNKS)}[options.tools]
     current = {}
     for pair in pairs:
@@ -80,7 +81,7 @@ def main():
         if path.is_file():
             path.unlink()
     if options.tools == "all":
-        text = report(current, options.command)
+        text = report(current, absent, options.command)
         if options.report:
             options.report.write_text(text)
         print(text[text.index("## Result") :])
