@@ -1,5 +1,6 @@
 """What every test may rely on."""
 
+import signal
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
@@ -7,6 +8,10 @@ from support.databases import connection, database_kind, target
 from support.swift import swift
 
 __all__ = ("connection", "database_kind", "swift", "target")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts so what it puts in the background, and every program of a test would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BROWSER_TESTS = Path(__file__).parent / "console"
 

@@ -145,7 +145,7 @@ def test_a_payload_that_ends_early_is_continued():
     world = device()
     agent = world.start()
     agent.check()
-    agent._parts.link.open_payload = lambda payload, *, offset: iter([b"x" * 10])
+    agent._parts.link.open_payload = lambda payload, *, offset, parcel: iter([b"x" * 10])
     agent._step()
     with pytest.raises(TruncatedError):
         agent._step()
@@ -158,7 +158,7 @@ def test_a_server_whose_file_changed_is_asked_from_the_start():
     agent.check()
     real = agent._parts.link.open_payload
 
-    def broken(payload, *, offset):
+    def broken(payload, *, offset, parcel):
         yield bytes(1600)
         raise UnreachableError("gone")
 
@@ -184,8 +184,8 @@ def test_the_daemon_may_be_stopped_in_a_download_and_loses_nothing():
     agent.check()
     real = agent._parts.link.open_payload
 
-    def stopping(payload, *, offset):
-        for number, chunk in enumerate(real(payload, offset=offset)):
+    def stopping(payload, *, offset, parcel):
+        for number, chunk in enumerate(real(payload, offset=offset, parcel=parcel)):
             if number == 1:
                 stop.append(1)
             yield chunk

@@ -179,7 +179,7 @@ async function ask(link) {
     return location.assign(link.href);
   }
   dialog.showModal();
-  $("[autofocus]", dialog)?.focus();
+  $("[autofocus], [data-focus]", dialog)?.focus();
   dialog.onclose = () => link.isConnected && link.focus();
   return undefined;
 }

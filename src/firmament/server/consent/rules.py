@@ -150,10 +150,30 @@ def count_modes(
     """Return how many devices of a condition (`inventory.search.condition`) each mode holds for; opted out asks."""
     counts = {mode.value: 0 for mode in Mode}
     rules = _rules(connection, scope, update_class)
+    if not rules[Level.GROUP] and not rules[Level.DEVICE]:
+        for ruling, count in _alike(connection, rules[Level.TENANT].get("") or BUILT_IN, where, update_class):
+            counts[Mode.ASK if ruling.asks else ruling.holding.mode] += count
+        return counts
     for rows in _pages(connection, where):
         for ruling in _chunk(connection, scope, rules, rows, update_class, now).values():
             counts[Mode.ASK if ruling.asks else ruling.holding.mode] += 1
     return counts
+
+
+def _alike(
+    connection: Connection, operator: Rule, where: Sql, update_class: UpdateClass
+) -> Iterator[tuple[Ruling, int]]:
+    """Yield (ruling, how many devices), where the operator's rule is one for all: counted by the database."""
+    asked = (OWNER_ATTRIBUTE + update_class.value, OWNER_ATTRIBUTE + "window")
+    for row in connection.execute(
+        "SELECT said.value AS mode, span.value AS span, choice.opted_out_at IS NOT NULL AS is_out, COUNT(*) AS n "
+        f"FROM {FROM} LEFT JOIN device_attribute said ON said.device_id = d.id AND said.name = ? "
+        "LEFT JOIN device_attribute span ON span.device_id = d.id AND span.name = ? "
+        f"LEFT JOIN owner_choice choice ON choice.device_id = d.id WHERE {where.text} GROUP BY 1, 2, 3",
+        (*asked, *where.parameters),
+    ):
+        told = {name: row[key] for name, key in zip(asked, ("mode", "span"), strict=True) if row[key] is not None}
+        yield Ruling(operator, _owner(told, update_class), 0 if row["is_out"] else None), row["n"]
 
 
 def count_asking(connection: Connection, scope: Scope, product: str, update_class: UpdateClass, now: datetime) -> int:
