@@ -300,12 +300,12 @@ def events_page() -> str:
 
 def openapi() -> dict[str, Any]:
     """Return the description that the server gives at /openapi.json; empty without the extra."""
-    api = module("firmament.server.http.operator_api")
+    api, base = module("firmament.server.http.operator_api"), module("firmament.server.http.operator_base")
     fastapi = module("fastapi")
-    if api is None or fastapi is None:
+    if api is None or base is None or fastapi is None:
         return {}
-    app = fastapi.FastAPI()
-    app.include_router(api.OperatorApi(None).router)
+    app = fastapi.FastAPI(responses=base.REFUSALS)
+    api.OperatorApi(None, app.router)
     described: dict[str, Any] = app.openapi()
     return described
 

@@ -38,6 +38,7 @@ class AccountApi(OperatorPart):
             "/api/v1/login",
             response_model=shapes.Token,
             summary="Sign in with a name and a password",
+            responses={400: {"model": shapes.Problem, "description": "The request cannot be done"}},
             openapi_extra=shapes.takes({"name": TEXT, "password": TEXT}, {"code": TEXT, "session": TEXT}),
         )(self.login)
         router.post("/api/v1/logout", status_code=204, summary="End the session, or revoke the token, used here")(

@@ -45,6 +45,7 @@ from firmament.server.http.front import make_front
 from firmament.server.http.messages import GoneError, answer, new_request_id, problem, unexpected
 from firmament.server.http.once import Once
 from firmament.server.http.operator_api import OperatorApi
+from firmament.server.http.operator_base import REFUSALS
 from firmament.server.http.tls import make_context, server_certificate
 from firmament.server.inventory import history
 from firmament.server.inventory.service import Registrar
@@ -491,8 +492,10 @@ class Application:
 
 def make_operator_app(parts: Parts) -> FastAPI:
     """Build the framework's application; its documentation pages would load foreign scripts, so none."""
-    app = FastAPI(title="Firmament operator API", version=__version__, docs_url=None, redoc_url=None)
-    app.include_router(OperatorApi(parts).router)
+    app = FastAPI(
+        title="Firmament operator API", version=__version__, docs_url=None, redoc_url=None, responses=REFUSALS
+    )
+    OperatorApi(parts, app.router)
     app.add_exception_handler(FirmamentError, _on_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)

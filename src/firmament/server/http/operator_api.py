@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastapi import APIRouter
-
 from firmament.server.http.account_api import AccountApi
 from firmament.server.http.alive_api import AliveApi
 from firmament.server.http.consent_api import ConsentApi
@@ -26,14 +24,15 @@ from firmament.server.http.sbom_api import SbomApi
 from firmament.server.http.sealing_api import SealingApi
 
 if TYPE_CHECKING:
+    from fastapi import APIRouter
+
     from firmament.server.parts import Parts
 
 
 class OperatorApi:
-    """All operator paths in one router."""
+    """All operator paths, put into one router: to include one in another would work out each route again."""
 
-    def __init__(self, parts: Parts) -> None:
-        self.router = APIRouter()
+    def __init__(self, parts: Parts, router: APIRouter) -> None:
         for kind in (
             HealthApi,
             AccountApi,
@@ -54,4 +53,4 @@ class OperatorApi:
             SealingApi,
             ParcelApi,
         ):
-            self.router.include_router(kind(parts).router)
+            kind(parts, router)

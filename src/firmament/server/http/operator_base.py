@@ -6,9 +6,7 @@ the services. Refusals are problem+json everywhere, also the framework's own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
-
-from fastapi import APIRouter, Request
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 from firmament.core.canonical import decode_object
 from firmament.core.fields import Fields
@@ -23,6 +21,8 @@ from firmament.server.scope import Action
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from fastapi import APIRouter, Request
 
     from firmament.server.database.port import Connection
     from firmament.server.http.callers import Caller
@@ -41,18 +41,22 @@ INTEGER: Final = "integer"
 OBJECT: Final = "object"
 
 
+_PROBLEM: Final = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
+    400: {"content": _PROBLEM, "description": "The request cannot be done"},
+    401: {"content": _PROBLEM, "description": "Sign in first"},
+    403: {"content": _PROBLEM, "description": "The role or token does not allow it"},
+}
+"""What any operator path may answer instead. The shape is referred to: to be worked out anew for each path
+would be a third of a server's start. The path to sign in gives it as a model, so that it is described."""
+
+
 class OperatorPart:
     """Handlers of one domain, with the parts they use; a subclass fills `router` in `add_routes`."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, router: APIRouter) -> None:
         self._parts = parts
-        self.router = APIRouter(
-            responses={
-                400: {"model": shapes.Problem, "description": "The request cannot be done"},
-                401: {"model": shapes.Problem, "description": "Sign in first"},
-                403: {"model": shapes.Problem, "description": "The role or token does not allow it"},
-            }
-        )
+        self.router = router
         self.add_routes()
 
     def add_routes(self) -> None:
