@@ -13,7 +13,6 @@ from firmament.core.fields import Fields
 from firmament.core.ids import PRODUCT, check
 from firmament.errors import MalformedError, NotFoundError, UnauthenticatedError
 from firmament.server import repeats
-from firmament.server.http import shapes
 from firmament.server.http.callers import identify
 from firmament.server.http.messages import read_body
 from firmament.server.http.once import CLAIM
