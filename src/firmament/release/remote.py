@@ -157,33 +157,24 @@ class OperatorApi:
 
     def lines(self, path: str, *, limit_bytes: int) -> Iterator[bytes]:
         """Yield the lines of a long answer as they come, each at most `limit_bytes`; raises as `call`."""
-        with _mapped_errors(self._url):
-            response = self._pool.request(
-                "GET",
-                self._url + path,
-                headers={"Authorization": f"Bearer {self._token}"} if self._token is not None else {},
-                redirect=False,
-                preload_content=False,
-                decode_content=False,
-            )
-            try:
-                if response.status != _OK:
-                    raise _problem(response.status, response.read(MAX_ANSWER_LENGTH_BYTES), f"GET {path}")
-                rest = b""
-                while piece := response.read1(_PIECE_LENGTH_BYTES):
-                    *whole, rest = (rest + piece).split(b"\n")
-                    yield from whole
-                    if len(rest) > limit_bytes:
-                        raise LengthExceededError(
-                            "A line of the answer is longer than allowed", limit_bytes=limit_bytes
-                        )
-                if rest:
-                    yield rest
-            finally:
-                response.close()
+        with self._streamed(path) as response:
+            rest = b""
+            while piece := response.read1(_PIECE_LENGTH_BYTES):
+                *whole, rest = (rest + piece).split(b"\n")
+                yield from whole
+                if len(rest) > limit_bytes:
+                    raise LengthExceededError("A line of the answer is longer than allowed", limit_bytes=limit_bytes)
+            if rest:
+                yield rest
 
     def pieces(self, path: str) -> Iterator[bytes]:
         """Yield a body as it comes; its length is the caller's to judge. Raises as `call`."""
+        with self._streamed(path) as response:
+            while piece := response.read(_PIECE_LENGTH_BYTES):
+                yield piece
+
+    @contextmanager
+    def _streamed(self, path: str) -> Iterator[urllib3.BaseHTTPResponse]:
         with _mapped_errors(self._url):
             response = self._pool.request(
                 "GET",
@@ -196,8 +187,7 @@ class OperatorApi:
             try:
                 if response.status != _OK:
                     raise _problem(response.status, response.read(MAX_ANSWER_LENGTH_BYTES), f"GET {path}")
-                while piece := response.read(_PIECE_LENGTH_BYTES):
-                    yield piece
+                yield response
             finally:
                 response.close()
 
