@@ -79,6 +79,8 @@ class Feed:
         self._log: deque[str] = deque(maxlen=MAX_LOG_LINES)
         self._is_connected = False
         self._was_restarting = False
+        self._returned: tuple[dict[str, Any], bool] | None = None
+        """What was known before the daemon went away, until it says what came back."""
         self._busy = ""
         self._note = ""
         self._is_closing = threading.Event()
@@ -171,12 +173,18 @@ class Feed:
             return
         with self._lock:
             before, self._status = self._status, status
-            came_back = not self._is_connected and bool(before)
-            self._is_connected = True
-            was_restarting, self._was_restarting = self._was_restarting, False
-        if came_back:
+            if not self._is_connected and before and self._returned is None:
+                self._returned = (before, self._was_restarting)
+            self._is_connected, self._was_restarting = True, False
+            returned = self._returned
+            # A daemon that has just started may answer before it has looked at what runs.
+            if returned is not None and (status.get("running") or not returned[0].get("running")):
+                self._returned = None
+            else:
+                returned = None
+        if returned is not None:
             self._set(note="")
-            self._add(came_back_with(before, status, was_restarting=was_restarting))
+            self._add(came_back_with(returned[0], status, was_restarting=returned[1]))
         self.on_change()
 
     def _on_event(self, event: dict[str, Any]) -> None:
