@@ -40,7 +40,7 @@ attacks: setup packages ## Play every attack story against real processes over H
 fleet: setup ## A hundred thousand virtual devices meet a bad build: it stops, goes back, leaves evidence.
 	@$(BIN)/python scripts/fleet.py
 
-chaos: setup packages ## Kill the server and PostgreSQL while devices report; nothing acknowledged may be lost.
+chaos: setup packages ## Kill servers, their leader and PostgreSQL, and fill the disk, in a rollout; nothing acknowledged may be lost.
 	@$(BIN)/python tests/chaos/run.py
 
 fuzz: setup ## Fuzz the decoders for a bounded time (FUZZ_S seconds, default 60).

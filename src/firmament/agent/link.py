@@ -156,17 +156,7 @@ class ServerLink:
             reference_time=max(filter(None, (issued_at, values.time))),
         )
         release = verify_image(image, assignment, device=self._device(running, values))
-        offer = Offer(
-            assignment.attempt_id,
-            release.manifest,
-            release.payload,
-            assignment.key_wrap,
-            issued_at,
-            assignment.takes_back,
-            assignment.fallback,
-            assignment.fallback_wrap,
-            assignment.consent,
-        )
+        offer = Offer.of(assignment, release, issued_at)
         return Answer(offer, reply.poll_after_s, issued_at)
 
     def carry(self, parcel: Path, running: Running) -> Answer:

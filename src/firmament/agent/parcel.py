@@ -229,17 +229,7 @@ def _from_director(file: ParcelFile, around: Around) -> Answer:
         director, parcel_id=file.parcel.parcel_id, device_id=relation.device_id, now=around.now
     )
     release = verify_image(_image(file, around, moment), assignment, device=around.device_of(around.floors.load()))
-    offer = Offer(
-        assignment.attempt_id,
-        release.manifest,
-        release.payload,
-        assignment.key_wrap,
-        issued_at,
-        assignment.takes_back,
-        assignment.fallback,
-        assignment.fallback_wrap,
-        consent=assignment.consent,
-    )
+    offer = Offer.of(assignment, release, issued_at)
     return Answer(offer, 0, issued_at)
 
 

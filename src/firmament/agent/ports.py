@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from firmament.core.ids import AttemptId
     from firmament.core.manifest import Manifest, Payload
     from firmament.protocol.v1.messages import ConsentEvent, Report
+    from firmament.trust.walk import Assignment, Release
 
 
 class Response(Protocol):
@@ -104,6 +105,21 @@ class Offer:
     """What the operator asks at least, whatever the owner's rule says."""
     is_local: bool = False
     """From a parcel without a director: the attempt is known here only."""
+
+    @classmethod
+    def of(cls, assignment: Assignment, release: Release, issued_at: datetime) -> Offer:
+        """Put together what the director assigned, by a reply or in a parcel, and what was verified of it."""
+        return cls(
+            assignment.attempt_id,
+            release.manifest,
+            release.payload,
+            assignment.key_wrap,
+            issued_at,
+            assignment.takes_back,
+            assignment.fallback,
+            assignment.fallback_wrap,
+            assignment.consent,
+        )
 
 
 @dataclass(frozen=True, slots=True)
