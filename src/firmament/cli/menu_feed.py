@@ -74,6 +74,8 @@ class Feed:
         self._clock = clock
         self.on_change = on_change
         self._lock = threading.Lock()
+        self._refresh_lock = threading.Lock()
+        """One question at a time, or an older answer could arrive after a newer one."""
         self._status: dict[str, Any] = {}
         self._rate = Rate()
         self._log: deque[str] = deque(maxlen=MAX_LOG_LINES)
@@ -164,6 +166,11 @@ class Feed:
             self._is_closing.wait(RETRY_S)
 
     def _refresh(self) -> None:
+        with self._refresh_lock:
+            self._take_status()
+        self.on_change()
+
+    def _take_status(self) -> None:
         try:
             client = ControlClient.connect(self._socket)
             status = client.ask("status", {}) if client is not None else None
@@ -185,7 +192,6 @@ class Feed:
         if returned is not None:
             self._set(note="")
             self._add(came_back_with(returned[0], status, was_restarting=returned[1]))
-        self.on_change()
 
     def _on_event(self, event: dict[str, Any]) -> None:
         if event["event"] == "progress":
