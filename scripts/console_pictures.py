@@ -23,7 +23,7 @@ from support.server_world import World  # noqa: E402
 from firmament.sim.crowd.device import CrowdDevice  # noqa: E402
 
 FOLDER = ROOT / "docs/pictures"
-CHROMIUM = "/usr/bin/chromium"
+CHROMIUM = "/usr/bin/chromium-headless-shell"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 CROWD = 120
 DEVICES = 100_000

@@ -14,7 +14,7 @@ set -euo pipefail
 #   groff-base          manual pages
 #   mosquitto           a real MQTT broker and its own subscriber
 #   python3-aiosmtpd    a real mail server, with TLS
-#   chromium, fonts-*   the console is tested in a real browser, and photographed
+#   chromium-headless-shell, fonts-*   the console is tested in a real browser, and photographed
 #   tzdata              windows in device-local time
 #   postgresql          the server's tests run on it, in clusters of their own (Debian's is not used)
 #   swift-*, memcached  a real object store with the S3 API: payloads are tested on it as in a directory
@@ -22,7 +22,7 @@ set -euo pipefail
 #   qemu-system-*, u-boot-*, grub-pc-bin   the boot scripts run in the real U-Boot and GRUB
 ALL="
     ca-certificates
-    chromium
+    chromium-headless-shell
     curl
     e2fsprogs
     faketime

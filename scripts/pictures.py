@@ -29,7 +29,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "scripts")]
 from demo_picture import THEME, without_web_fonts  # noqa: E402 - a neighbour
 from rich.console import Console  # noqa: E402
 from rich.text import Text  # noqa: E402
-from support.agent_device import AGENT, Device, until  # noqa: E402
+from support.agent_device import Device, until  # noqa: E402
 from support.server_world import World  # noqa: E402
 
 from firmament.cli.menu_feed import Feed  # noqa: E402
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PICTURES_DIRECTORY = ROOT / "docs/pictures"
+AGENT = [sys.executable, "-c", "from firmament.cli.agent import main; main()"]
 FIRMAMENT = [sys.executable, "-c", "from firmament.cli.main import main; main()"]
 NOTES = {
     "en": "Fixes meter readings that stop after 49 days.\nCloses a hole in the MQTT broker.",
@@ -246,7 +247,7 @@ def owner_page(studio: Studio) -> bytes:
     url = studio.device.run("page")["url"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path="/usr/bin/chromium",
+            executable_path="/usr/bin/chromium-headless-shell",
             args=["--no-sandbox", "--disable-gpu"],
         )
         page = browser.new_page(viewport={"width": 460, "height": 900}, device_scale_factor=1.5)

@@ -1,6 +1,8 @@
 """What every test may rely on."""
 
+import os
 import signal
+import sys
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
@@ -12,6 +14,10 @@ __all__ = ("connection", "database_kind", "swift", "target")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts so what it puts in the background, and every program of a test would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Hundreds of tests start processes of Firmament, and each would compile all of it anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 BROWSER_TESTS = Path(__file__).parent / "console"
 

@@ -27,6 +27,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from support import programs
 from support.world import HARDWARE, PRODUCT, Answer, World
 
 from firmament.core import bundle
@@ -318,23 +319,20 @@ poll_interval_s = 3600
         tomllib.loads(self.config.read_text())
 
     def run(self, *arguments: str, prefix: tuple[str, ...] | None = None, deadline_s: int = COMMAND_DEADLINE_S) -> Ran:
-        done = subprocess.run(
-            [
-                *(self.prefix if prefix is None else prefix),
-                sys.executable,
-                "-c",
-                AGENT,
-                "--config",
-                str(self.config),
-                *arguments,
-                "--json",
-            ],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=deadline_s,
-            env={**os.environ, "PYTHONWARNINGS": "error"},
-        )
+        prefix = self.prefix if prefix is None else prefix
+        words = ["--config", str(self.config), *arguments, "--json"]
+        environment = {**os.environ, "PYTHONWARNINGS": "error"}
+        if not prefix:
+            done = programs.run(["firmament-agent", *words], timeout=deadline_s, env=environment)
+        else:
+            done = subprocess.run(
+                [*prefix, sys.executable, "-c", AGENT, *words],
+                check=False,
+                capture_output=True,
+                text=True,
+                timeout=deadline_s,
+                env=environment,
+            )
         return Ran(done.returncode, done.stdout, done.stderr)
 
     def provision(self) -> None:

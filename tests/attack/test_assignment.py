@@ -1,14 +1,14 @@
 """Attacks on who gets what (trust.md §10, 41 to 50, 63): the director's keys are the attacker's where it says so."""
 
 import subprocess
-import sys
 import time
 import uuid
 from dataclasses import replace
 
 import pytest
 from attack.forge import PRODUCT, ed25519
-from attack.hostile import AGENT, make_bundle
+from attack.hostile import make_bundle
+from support.programs import Program
 from support.world import HARDWARE
 from tuf.api.metadata import Metadata, TargetFile
 
@@ -159,8 +159,8 @@ def test_50_two_agents_at_once(stage):
     """A second agent starts while one is at work: it is refused, the first goes on."""
     stage.server.release("1.1", 2)
     victim = stage.victim
-    first = subprocess.Popen(
-        [sys.executable, "-c", AGENT, "--config", str(victim.config), "run"],
+    first = Program(
+        ["firmament-agent", "--config", victim.config, "run"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

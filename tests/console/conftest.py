@@ -14,7 +14,7 @@ from support.server_world import Device, World
 from firmament.core.digest import Digest
 from firmament.sim.crowd.device import CrowdDevice
 
-CHROMIUM = "/usr/bin/chromium"
+CHROMIUM = "/usr/bin/chromium-headless-shell"
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",

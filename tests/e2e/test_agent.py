@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.agent_device import AGENT, Device, until
+from support.programs import Program
 from support.server_world import World
 
 from firmament.agent.socket import ControlClient
@@ -210,8 +211,8 @@ command = ["{sys.executable}", "-c", "import time; open('{mark}', 'w'); time.sle
 
 def test_watching_shows_what_happens(device, world, releases):
     with device.daemon():
-        watcher = subprocess.Popen(
-            [*AGENT, "--config", str(device.config), "status", "--watch", "--json"],
+        watcher = Program(
+            [AGENT, "--config", device.config, "status", "--watch", "--json"],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,

@@ -3,14 +3,11 @@
 import json
 import os
 import subprocess
-import sys
 
 import pytest
-from support import documents
+from support import documents, programs
 from support.agent_device import until
 from support.server_world import World
-
-FIRMAMENT = [sys.executable, "-c", "from firmament.cli.main import main; main()"]
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +33,12 @@ def run(world, tmp_path):
     }
 
     def command(*arguments, code=0, json_too=True):
-        done = subprocess.run(
-            [*FIRMAMENT, "--profile", "lab", *arguments, *(["--json"] if json_too else [])],
-            capture_output=True, text=True, check=False, timeout=60, env=environment, cwd=tmp_path, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        done = programs.run(
+            ["firmament", "--profile", "lab", *arguments, *(["--json"] if json_too else [])],
+            env=environment,
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+        )
         assert done.returncode == code, done.stderr
         command.stderr = done.stderr
         if code and json_too and done.stderr:

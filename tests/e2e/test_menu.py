@@ -10,8 +10,10 @@ import subprocess
 import sys
 import time
 import uuid
+from pathlib import Path
 
 import pytest
+from support import programs
 from support.agent_device import AGENT, Device, until
 from support.server_world import World
 
@@ -21,6 +23,7 @@ from firmament.cli.menu_screen import ConsentScreen, GoBackScreen, MenuApp
 from firmament.core.clock import SystemClock
 
 SCREEN = Terminal(is_tty=True, term="xterm-256color", device="/dev/pts/1", columns=120, rows=40, has_textual=True)
+TYPED = [str(Path(sys.executable).with_name(AGENT))]
 NOTES = {"en": "Fixes readings.\nA \x1b[31mtrick\x1b[0m.", "de": "Werte stimmen."}
 
 
@@ -45,16 +48,8 @@ def offered(tmp_path, world):
     device.version = f"1.{world.number}"
     world.publish_release("thermo", device.version, world.number, os.urandom(3_000_000), notes=NOTES)
     world.assign(device, f"thermo/{device.version}")
-    machine = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "from firmament.cli.main import main; main()",
-            "sim",
-            "device",
-            "--config",
-            device.config,
-        ],
+    machine = programs.Program(
+        ["firmament", "sim", "device", "--config", device.config],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -234,7 +229,7 @@ class Line:
 
 
 def test_the_whole_update_on_a_serial_line(offered):
-    line = Line([*AGENT, "--config", str(offered.config), "menu"], term="vt220")
+    line = Line([*TYPED, "--config", str(offered.config), "menu"], term="vt220")
     seen = line.read_until("Choice: ")
     assert "Plain menu (the terminal is vt220)." in seen
     assert "1 Check" in seen
@@ -266,10 +261,7 @@ def test_the_whole_update_on_a_serial_line(offered):
 
 
 def test_no_terminal_at_all_reads_choices_until_the_end(offered):
-    done = subprocess.run(
-        [*AGENT, "--config", str(offered.config), "menu"],
-        input="x\nl\n", capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    done = programs.run([AGENT, "--config", offered.config, "menu"], typed="x\nl\n")
     assert done.returncode == 0, done.stderr
     assert "Plain menu (this is no terminal)." in done.stdout
     assert "There is no choice 'x'." in done.stdout
@@ -281,7 +273,7 @@ def test_a_real_terminal_of_80_by_24(offered):
     assert shutil.which("tmux"), "scripts/debian.sh installs it"
     name = f"firmament-{uuid.uuid4().hex[:8]}"
     tmux = ["tmux", "-L", name, "-f", "/dev/null"]
-    command = " ".join([*(f"'{word}'" for word in AGENT), "--config", str(offered.config), "menu"])
+    command = " ".join([*(f"'{word}'" for word in TYPED), "--config", str(offered.config), "menu"])
     subprocess.run([*tmux, "new-session", "-d", "-x", "80", "-y", "24", command], check=True)
     try:
 

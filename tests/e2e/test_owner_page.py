@@ -166,7 +166,7 @@ def test_every_language_has_every_word():
 def test_in_a_browser_enter_answers_nothing_and_the_console_stays_clean(offered):
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path="/usr/bin/chromium",
+            executable_path="/usr/bin/chromium-headless-shell",
             args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
         )
         page = browser.new_page(viewport={"width": 390, "height": 844})

@@ -3,13 +3,12 @@
 import json
 import os
 import subprocess
-import sys
 
 import pyotp
 import pytest
+from support import programs
 from support.server_world import PASSWORD, World, add_operator
 
-FIRMAMENT = [sys.executable, "-c", "from firmament.cli.main import main; main()"]
 NEW = "a longer horse battery"
 
 
@@ -39,10 +38,7 @@ def firmament(world, tmp_path):
             "FIRMAMENT_SERVER": world.server.url,
             "FIRMAMENT_CA": str(world.server.ca),
         }
-        done = subprocess.run(
-            [*FIRMAMENT, *map(str, arguments), "--json"],
-            capture_output=True, text=True, check=False, timeout=60, env=env, cwd=place, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        done = programs.run(["firmament", *arguments, "--json"], env=env, cwd=place, stdin=subprocess.DEVNULL)
         assert done.returncode == code, done.stdout + done.stderr
         return json.loads(done.stdout or done.stderr.splitlines()[-1])
 

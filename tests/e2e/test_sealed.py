@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from support.agent_device import AGENT, until
 from support.agent_device import Device as Agent
 from support.authoring import cheap_scrypt
+from support.programs import Program
 from support.server_world import World
 
 from firmament.agent.identity import CURRENT, HPKE_KEY
@@ -290,7 +291,7 @@ def test_a_poisoned_piece_is_found_and_only_that_is_fetched_again(bench, agent, 
     text = agent.config.read_text()
     agent.config.write_text(text + "\n[transfer]\nmax_rate_bytes_per_s = 300000\n")
     stored = agent.directory / "state" / "journal" / "payload"
-    daemon = subprocess.Popen([*AGENT, "--config", agent.config, "run"], stderr=subprocess.PIPE)
+    daemon = Program([AGENT, "--config", agent.config, "run"], stderr=subprocess.PIPE)
     until(lambda: stored.exists() and stored.stat().st_size > 300_000)
     daemon.terminate()
     daemon.communicate(timeout=30)

@@ -4,11 +4,12 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 import textwrap
 import time
 
-AGENT = [sys.executable, "-c", "from firmament.cli.agent import main; main()"]
+from support import programs
+
+AGENT = "firmament-agent"
 
 
 class Device:
@@ -42,12 +43,8 @@ class Device:
         (directory / "a.img").write_bytes(b"factory")
 
     def run(self, *arguments, json_too=True, code=None):
-        done = subprocess.run(
-            [*AGENT, "--config", str(self.config), *arguments, *(["--json"] if json_too else [])],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
+        done = programs.run(
+            [AGENT, "--config", self.config, *arguments, *(["--json"] if json_too else [])],
             env={**os.environ, **self.env},
         )
         assert "Traceback" not in done.stderr
@@ -92,8 +89,8 @@ class Device:
 
     @contextlib.contextmanager
     def daemon(self):
-        process = subprocess.Popen(
-            [*AGENT, "--config", str(self.config), "run"],
+        process = programs.Program(
+            [AGENT, "--config", self.config, "run"],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env={**os.environ, **self.env},

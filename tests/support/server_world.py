@@ -6,8 +6,6 @@ import os
 import shutil
 import signal
 import ssl
-import subprocess
-import sys
 import time
 import urllib.parse
 import uuid
@@ -18,6 +16,7 @@ from typing import Self
 
 import urllib3
 from securesystemslib.signer import CryptoSigner, SSlibKey
+from support import programs
 
 from firmament.core.clock import SystemClock
 from firmament.core.digest import Digest
@@ -42,18 +41,12 @@ from firmament.trust.roles import RoleKeys
 PASSWORD = "correct horse battery"
 HASHED = hash_password(PASSWORD)
 START_DEADLINE_S = 120
+PATIENCE = {"FIRMAMENT_SERVER_ROLLOUT_INTERVAL_S": "0.5"}
+"""Tests wait for rollouts again and again, and few rows cost a server little."""
 
 
 def run_command(*arguments: object, check: bool = True, env: dict[str, str] | None = None):
-    code = "from firmament.cli.main import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        check=check,
-        capture_output=True,
-        text=True,
-        env={**os.environ, **(env or {})},
-        timeout=60,
-    )
+    return programs.run(["firmament", *arguments], check=check, env={**os.environ, **(env or {})})
 
 
 def make_server(directory: Path, database: dict[str, str] | None = None) -> Path:
@@ -94,33 +87,30 @@ class RunningServer:
         self.env = env or {}
         self.address = address
         self.port = 0
-        self.process: subprocess.Popen | None = None
+        self.process: programs.Program | None = None
         self.log = directory / "server.log"
 
     def start(self) -> "RunningServer":
         port_file = self.directory / "port"
         port_file.unlink(missing_ok=True)
-        code = "from firmament.cli.main import main; main()"
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
+            self.process = programs.Program(
                 [
-                    sys.executable,
-                    "-c",
-                    code,
+                    "firmament",
                     "server",
                     "run",
                     "--directory",
-                    str(self.directory),
+                    self.directory,
                     "--port",
-                    str(self.port),
+                    self.port,
                     "--port-file",
-                    str(port_file),
+                    port_file,
                     "--log-level",
                     "debug",
                 ],
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **self.env},
+                env={**os.environ, **PATIENCE, **self.env},
             )
         deadline = time.monotonic() + START_DEADLINE_S
         while not port_file.exists():

@@ -157,12 +157,13 @@ class Daemon:
             tender = threading.Thread(target=self._tend, args=(storage.boot,), name="tender", daemon=True)
             tender.start()
             try:
+                wait_s = self._look_first(storage, hooks)
                 server.start()
                 if page is not None:
                     page.start()
                 self._page = page
                 self._notifier.say("READY=1", f"MAINPID={os.getpid()}")
-                return self._loop(storage, hooks)
+                return self._loop(storage, hooks, wait_s)
             finally:
                 self._notifier.say("STOPPING=1")
                 self._is_ending.set()
@@ -224,8 +225,15 @@ class Daemon:
 
     # --- the main thread -------------------------------------------------------------------
 
-    def _loop(self, storage: Storage, hooks: Hooks) -> int:
-        wait_s = 0.0
+    def _look_first(self, storage: Storage, hooks: Hooks) -> float:
+        """Know the status before the first question for it; return seconds until something is due."""
+        try:
+            self._publish(self._whole_world(storage, hooks).agent)
+        except FirmamentError as error:
+            return self._degrade(error)
+        return 0.0
+
+    def _loop(self, storage: Storage, hooks: Hooks, wait_s: float) -> int:
         while not self._is_ending.is_set():
             job = self._next_job(wait_s)
             if self._is_ending.is_set():

@@ -49,6 +49,9 @@ class ServerSettings:
     database_readers: int = _setting(4, "PostgreSQL connections for reading, beside the one that writes.", minimum=1)
     poll_interval_s: int = _setting(1800, "When a device with nothing to do should ask again.", minimum=1)
     poll_interval_active_s: int = _setting(60, "When a device with an open attempt should ask again.", minimum=1)
+    rollout_interval_s: float = _setting(
+        5.0, "Rollouts are looked at this often: gates, waves, deadlines.", minimum=0.1
+    )
     signer_user: str = _setting("", "System user of the isolated signer when the server starts as root.")
     device_certificate_days: int = _setting(3650, "Life of a device certificate.", minimum=1)
     s3_bucket: str = _setting("", "Bucket of an S3-compatible store for payloads; empty: the directory `blobs`.")

@@ -42,6 +42,7 @@ from firmament.server.http.connection import DeviceConnection
 from firmament.server.http.device_api import PREFIX, DeviceApi, extend_horizon
 from firmament.server.http.downloads import CutOffError, Downloads
 from firmament.server.http.front import make_front
+from firmament.server.http.late_routes import LateRoute
 from firmament.server.http.messages import GoneError, answer, new_request_id, problem, unexpected
 from firmament.server.http.once import Once
 from firmament.server.http.operator_api import OperatorApi
@@ -265,7 +266,7 @@ class Server:
             (self._refresh, REFRESH_CHECK_S),
             (self._count_versions, history.EVERY_S),
             (self._checkpoint, CHECKPOINT_CHECK_S),
-            (self._roll_out, loops.INTERVAL_S),
+            (self._roll_out, parts.settings.rollout_interval_s),
             *((_without_parts(send), interval_s) for send, interval_s in parts.out.loops),
         ]
         for leads, interval_s in led_work:
@@ -495,6 +496,7 @@ def make_operator_app(parts: Parts) -> FastAPI:
     app = FastAPI(
         title="Firmament operator API", version=__version__, docs_url=None, redoc_url=None, responses=REFUSALS
     )
+    app.router.route_class = LateRoute
     OperatorApi(parts, app.router)
     app.add_exception_handler(FirmamentError, _on_error)
     app.add_exception_handler(HTTPException, _on_http_error)

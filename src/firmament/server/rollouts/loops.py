@@ -55,8 +55,6 @@ if TYPE_CHECKING:
 
     from firmament.server.database.port import Connection
 
-INTERVAL_S: Final = 5.0
-"""Gates read counters only: O(waves), not O(devices) (stack.md §3)."""
 MAX_CHUNKS: Final = 2000
 """In one round; what is left goes on in the next. Two million targets are written in one round."""
 MAX_ROLLOUTS: Final = 500
@@ -67,7 +65,10 @@ HEALTH_SAMPLE: Final = 20_000
 
 
 def tick(connection: Connection, now: datetime) -> bool:
-    """Do one chunk for every rollout that needs one; return whether somebody wants more at once."""
+    """Do one chunk for every rollout that needs one; return whether somebody wants more at once.
+
+    Gates read counters only: O(waves), not O(devices) (stack.md §3).
+    """
     rows = connection.execute(
         f"{SELECT} WHERE r.state IN ({', '.join('?' * len(LIVE))}) "
         "OR (r.ended_at IS NOT NULL AND r.fill_step <> 'over') "
