@@ -11,6 +11,7 @@ that runs `.venv/bin/firmament`.
 
 import atexit
 import contextlib
+import functools
 import gc
 import importlib
 import json
@@ -22,7 +23,7 @@ import struct
 import subprocess
 import sys
 import time
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
 
 MAX_REQUEST_BYTES = 128 * 1024
@@ -44,15 +45,17 @@ MAINS = {"firmament": "firmament.cli.main", "firmament-agent": "firmament.cli.ag
 
 
 class Nursery:
-    """Makes children of one program, for one test process and one set of the interpreter's own variables."""
+    """Makes children of one program, for one test process; `warnings` as Python's variable says it."""
 
-    def __init__(self, program: str, variables: dict[str, str]) -> None:
+    def __init__(self, program: str, warnings: str) -> None:
         self.requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.requests.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * MAX_REQUEST_BYTES)
-        others = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", __file__, program], stdin=theirs.fileno(), cwd="/", env=others | variables
+                [sys.executable, "-P", __file__, program],
+                stdin=theirs.fileno(),
+                cwd="/",
+                env={**os.environ, "PYTHONWARNINGS": warnings},
             )
         atexit.register(self.close)
 
@@ -66,46 +69,65 @@ class Nursery:
         self.process.wait()
 
 
-@cache
-def nursery(program: str, variables: tuple[tuple[str, str], ...]) -> Nursery:
-    return Nursery(program, dict(variables))
+nursery = functools.cache(Nursery)
+
+
+def interpreter(environment: Mapping[str, str]) -> dict[str, str]:
+    """What the environment tells the interpreter itself, but for warnings."""
+    return {name: text for name, text in environment.items() if name.startswith("PYTHON") and name != "PYTHONWARNINGS"}
 
 
 class Program(subprocess.Popen):
-    """`subprocess.Popen` for ``[program, *arguments]``; its news comes from the nursery, whose child it is."""
+    """`subprocess.Popen` for ``[program, *arguments]``; its news comes from the nursery, whose child it is.
+
+    Only what is told to its interpreter in another way than to ours is started from nothing.
+    """
 
     def __init__(self, arguments, **options) -> None:
         assert not options.keys() - {"stdin", "stdout", "stderr", "env", "cwd", "text"}, options
         self._news = None
-        super().__init__([str(word) for word in arguments], **options)
+        program, *words = map(str, arguments)
+        command = [program, *words]
+        self._is_alone = interpreter(options.get("env") or os.environ) != interpreter(os.environ)
+        if self._is_alone:
+            command = [sys.executable, "-c", f"from {MAINS[program]} import main; main()", *words]
+        super().__init__(command, **options)
 
-    def _execute_child(self, args, _executable, _preexec_fn, _close_fds, _pass_fds, cwd, env, *rest):
+    def _execute_child(self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, *rest):
+        if self._is_alone:
+            super()._execute_child(args, executable, preexec_fn, close_fds, pass_fds, cwd, env, *rest)
+            return
         pipes = rest[3:9]
         environment = dict(os.environ if env is None else env)
-        variables = sorted((name, value) for name, value in environment.items() if name.startswith("PYTHON"))
         request = {"arguments": args, "cwd": str(Path.cwd() if cwd is None else cwd), "env": environment}
-        ends = (pipes[0], pipes[3], pipes[5])
-        given = [own if fd == -1 else fd for own, fd in enumerate(ends)]
-        self._news, theirs = socket.socketpair()
+        given = [own if fd == -1 else fd for own, fd in enumerate((pipes[0], pipes[3], pipes[5]))]
+        news, theirs = socket.socketpair()
         with theirs:
-            nursery(args[0], tuple(variables)).bear(request, [theirs.fileno(), *given])
+            nursery(args[0], environment.get("PYTHONWARNINGS", "")).bear(request, [theirs.fileno(), *given])
         self._close_pipe_fds(*pipes)
+        self._news = news
         self.pid, _ = self._hear()
         self._child_created = True
 
     def _hear(self) -> tuple[int, int]:
         data = self._news.recv(STATUS.size, socket.MSG_WAITALL)
-        assert len(data) == STATUS.size, "the nursery has ended"
+        if len(data) != STATUS.size:
+            self._news.close()
+            raise AssertionError("the nursery has ended")
         return STATUS.unpack(data)
 
     def _try_wait(self, wait_flags):
+        if self._is_alone:
+            return super()._try_wait(wait_flags)
         if wait_flags & os.WNOHANG and not select.select([self._news], [], [], 0)[0]:
             return 0, 0
         pid, status = self._hear()
         self._news.close()
         return pid, status
 
-    def _internal_poll(self, *_, **__):
+    def _internal_poll(self, *arguments, **options):
+        if self._is_alone:
+            return super()._internal_poll(*arguments, **options)
         if self.returncode is None and self._waitpid_lock.acquire(blocking=False):
             try:
                 if self.returncode is None:
