@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from support import documents
 from support.server_world import World
 
 MIB = 1024 * 1024
@@ -56,7 +57,7 @@ def config(world, tmp_path_factory):
         )
     )
     done = agent(path, "provision", str(file), "--json")
-    device_id = json.loads(done.stdout)["device_id"]
+    device_id = documents.loads(done.stdout)["device_id"]
     world.publish_release("thermo", "1.1", 2, b"x" * 1000)
     answer = world.admin.ask("POST", f"/api/v1/devices/{device_id}/assign", {"release": "thermo/1.1"})
     assert answer.status == 200, answer.body
@@ -77,7 +78,7 @@ def agent(config, *arguments):
 
 def test_check_stays_within_48_mib_and_imports_nothing_of_a_server(config):
     done = agent(config, "check", "--json")
-    assert json.loads(done.stdout)["attempt"]["release_id"] == "thermo/1.1"  # it did the whole walk
+    assert documents.loads(done.stdout)["attempt"]["release_id"] == "thermo/1.1"  # it did the whole walk
     peak_bytes, *heavy = done.stderr.split()
     assert heavy == []
     assert int(peak_bytes) <= MAX_PEAK_BYTES, f"{int(peak_bytes) / MIB:.1f} MiB"

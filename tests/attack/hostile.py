@@ -27,7 +27,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from support import programs
+from support import documents, programs
 from support.world import HARDWARE, PRODUCT, Answer, World
 
 from firmament.core import bundle
@@ -256,12 +256,12 @@ class Ran:
     def code(self) -> str:
         """The error code it printed, empty when there was none."""
         with contextlib.suppress(ValueError, IndexError):
-            return json.loads(self.err.strip().splitlines()[-1]).get("code", "")
+            return documents.loads(self.err.strip().splitlines()[-1]).get("code", "")
         return ""
 
     @property
     def json(self) -> dict:
-        return json.loads(self.out)
+        return documents.loads(self.out)
 
 
 @dataclass

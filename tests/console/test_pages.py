@@ -233,6 +233,26 @@ def test_a_device_is_kept_out_of_rollouts_with_a_reason(world, open_page):
     expect(page.get_by_role("status").first).to_contain_text("out of quarantine")
 
 
+@pytest.mark.parametrize(
+    ("verb", "button", "shown", "listed"),
+    [("pin", "Pin it", "It stays on", "Pinned"), ("mute", "Mute it", "Its alarms wake nobody", "Muted")],
+)
+def test_a_device_is_marked_with_a_reason(verb, button, shown, listed, world, open_page):
+    device = world.devices[1].device_id
+    page = open_page(world.server.url, f"/devices/{device}")
+    page.locator(f"#b-{verb}").click()
+    page.get_by_role("dialog").get_by_label("Reason").fill("audit of Ines")
+    page.get_by_role("dialog").get_by_role("button", name=button).click()
+    expect(page.locator("#r-head")).to_contain_text(shown)
+    expect(page.locator("#r-head")).to_contain_text("audit of Ines")
+    page.goto(f"{world.server.url}/devices?preset={listed.lower()}")
+    expect(page.locator("#match")).to_have_text("1 match")
+    page.goto(f"{world.server.url}/devices/{device}")
+    page.locator(f"#b-un{verb}").click()
+    page.get_by_role("dialog").get_by_role("button", name=f"Un{verb} it").click()
+    expect(page.locator("#r-head")).not_to_contain_text("audit of Ines")
+
+
 def test_a_failed_release_may_be_offered_again_when_somebody_says_so(places, world, open_page):
     page = open_page(world.server.url, f"/devices/{places['failed']}")
     page.locator("#b-retry").click()

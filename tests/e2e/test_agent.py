@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import documents
 from support.agent_device import AGENT, Device, until
 from support.programs import Program
 from support.server_world import World
@@ -218,13 +219,13 @@ def test_watching_shows_what_happens(device, world, releases):
             text=True,
         )
         try:
-            first = json.loads(watcher.stdout.readline())
+            first = documents.loads(watcher.stdout.readline())
             assert (first["event"], first["state"]) == ("status", "idle")
             releases(device, bytes(300_000))
             device.run("download")
             seen = []
             while "verified" not in seen:
-                event = json.loads(watcher.stdout.readline())
+                event = documents.loads(watcher.stdout.readline())
                 seen.append(event.get("state") or event["event"])
             assert seen[0] == "offered"
             assert "progress" in seen

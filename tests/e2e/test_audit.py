@@ -5,6 +5,7 @@ import json
 import sqlite3
 
 import pytest
+from support import documents
 from support.server_world import World, run_command
 
 
@@ -30,7 +31,7 @@ def auditor(world, tmp_path):
         done = run_command(*arguments, *(where if server else []), *(["--json"] if as_json else []), check=False)
         if not as_json:
             return done.returncode, done.stdout
-        return done.returncode, json.loads(done.stdout or done.stderr.splitlines()[-1])
+        return done.returncode, documents.loads(done.stdout or done.stderr.splitlines()[-1])
 
     return run
 
@@ -103,7 +104,7 @@ def test_66_an_administrator_rewrites_history_and_is_found(auditor, world, tmp_p
     # 4. After a restore that is known, an administrator lets it go on; the event stays.
     world.server.stop()
     done = run_command("audit", "restart", "--directory", world.server.directory, "--reason", "restored", "--json")
-    assert json.loads(done.stdout)["number"] >= 5
+    assert documents.loads(done.stdout)["number"] >= 5
     world.server.start()
     world.admin.pool.clear()
     code, answer = auditor("audit", "verify", "--key", key)

@@ -1,8 +1,7 @@
 """The author's commands against a real server over TLS: publish, refuse, rotate; processes as a person starts them."""
 
-import json
-
 import pytest
+from support import documents
 from support.server_world import PASSWORD, Client, RunningServer, add_operator, make_server, run_command
 
 
@@ -41,8 +40,8 @@ class Bench:
         done = run_command(*arguments, check=False, env=self.env | env)
         if check:
             assert done.returncode == 0, done.stderr
-            return json.loads(done.stdout)
-        return done.returncode, json.loads(done.stderr)
+            return documents.loads(done.stdout)
+        return done.returncode, documents.loads(done.stderr)
 
     def release(self, version):
         self.run("release", "build", self.directory / "app", "--version", version, "--hardware", "rpi4")

@@ -1,11 +1,11 @@
 """An author whose release key is on a hardware token: SoftHSM2, through the commands a person types."""
 
-import json
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
+from support import documents
 from support.server_world import run_command
 
 LIBRARY = Path("/usr/lib/softhsm/libsofthsm2.so")
@@ -46,7 +46,7 @@ def test_a_release_is_signed_by_a_token_and_a_file_together(env, tmp_path):
     def run(*arguments, check=True, **changes):
         done = run_command(*arguments, check=False, env=env | changes)
         assert (done.returncode == 0) == check, done.stderr
-        return json.loads(done.stdout if check else done.stderr)
+        return documents.loads(done.stdout if check else done.stderr)
 
     run("init", "ws", "--product", "thermo")
     made = run("key", "generate", "token-key", "--kind", "ecdsa-p256", "--token", "author")

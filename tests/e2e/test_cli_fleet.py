@@ -1,6 +1,5 @@
 """The operator's commands against a real server: groups, queries, tags; settings from files."""
 
-import json
 import os
 import subprocess
 
@@ -61,7 +60,7 @@ def test_a_group_by_query_and_by_hand(run, world):
     assert run("group", "remove", "mine", *world.ids[:1])["changed"] == 1
     run("group", "delete", "mine")
     run("group", "show", "mine", code=83)
-    assert json.loads(run.stderr)["code"] == "request/not-found"
+    assert documents.loads(run.stderr)["code"] == "request/not-found"
 
 
 def test_devices_are_selected_by_a_query(run, world):
@@ -71,12 +70,25 @@ def test_devices_are_selected_by_a_query(run, world):
     run("device", "list", "-q", "hardware=(", code=81)
 
 
+def test_a_device_is_pinned_and_muted_with_reasons(run, world):
+    device = world.ids[2]
+    assert run("device", "pin", device, "--reason", "audit")["pinned"] == "audit"
+    marked = run("device", "mute", device, "--reason", "bench")
+    assert (marked["pinned"], marked["muted"]) == ("audit", "bench")
+    for state in ("pinned", "muted"):
+        found = run("device", "list", "-q", f"state={state}")["devices"]
+        assert [each["device_id"] for each in found] == [device]
+    assert run("device", "unpin", device)["pinned"] is None
+    assert run("device", "unmute", device)["muted"] is None
+    run("device", "unpin", device, code=83)
+
+
 def test_tagging_many_says_how_many_and_refuses_when_that_changed(run):
     assert run("device", "tag", "-q", "hardware=rpi4", "--add", "beta", "--dry-run")["count"] == 2
     run("device", "tag", "-q", "hardware=rpi4", "--add", "beta", code=2)
-    assert json.loads(run.stderr)["code"] == "usage"
+    assert documents.loads(run.stderr)["code"] == "usage"
     run("device", "tag", "-q", "hardware=rpi4", "--add", "beta", "--expect-count", "3", code=84)
-    error = json.loads(run.stderr)
+    error = documents.loads(run.stderr)
     assert (error["code"], error["facts"]) == ("request/conflict", {"expected": 3, "found": 2})
     assert run("device", "tag", "-q", "hardware=rpi4", "--add", "beta", "--expect-count", "2")["changed"] == 2
     assert len(run("device", "list", "-q", "tag=beta")["devices"]) == 2
@@ -144,7 +156,7 @@ def test_a_rollout_from_plan_to_abort(run, world, release):
     assert [item["rollout_id"] for item in run("rollout", "list")["rollouts"]] == [name]
     until(lambda: run("rollout", "show", name)["is_filled"])
     watched = run("rollout", "watch", name, "--timeout", "1s", "--interval", "0.2", "--json", code=6, json_too=False)
-    assert {json.loads(line)["rollout_id"] for line in watched.splitlines()} == {name}, "JSON Lines"
+    assert {documents.loads(line)["rollout_id"] for line in watched.splitlines()} == {name}, "JSON Lines"
     text = run("rollout", "show", name, json_too=False)
     assert "thermo/2.0" in text
     assert "If nobody acts" not in text

@@ -1,8 +1,7 @@
 """Consent by commands on a real device against a real server: exit code 11, answers, and what the server counts."""
 
-import json
-
 import pytest
+from support import documents
 from support.agent_device import Device
 from support.server_world import World, submission
 
@@ -45,7 +44,7 @@ def test_an_owner_answers_by_commands_and_the_server_has_it_signed(device, world
     device.run("consent", "postpone", code=0)
     device.run("consent", "postpone", code=0)
     device.run("consent", "postpone", code=95)
-    assert json.loads(device.stderr.splitlines()[-1])["code"] == "policy/postpone-limit"
+    assert documents.loads(device.stderr.splitlines()[-1])["code"] == "policy/postpone-limit"
     device.run("consent", "accept", code=0)
     device.run("consent", "withdraw", code=0)
     assert device.run("consent", "opt-out", code=0)["consent"]["opted_out"]

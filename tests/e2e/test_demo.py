@@ -1,6 +1,5 @@
 """The demonstration, for real: every outcome it promises, and nothing left behind however it ends."""
 
-import json
 import os
 import signal
 import socket
@@ -11,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support import documents
 
 from firmament.sim import device
 
@@ -33,7 +33,7 @@ def test_every_outcome_is_as_it_must_be(tmp_path):
         [FIRMAMENT, "demo", "--json", "--directory", world], capture_output=True, text=True, check=False, timeout=590
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    document = json.loads(done.stdout)
+    document = documents.loads(done.stdout)
     assert document["schema"] == "firmament.demo/1"
     assert document["ok"] is True
     found = {

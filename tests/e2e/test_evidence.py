@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from support import documents
 from support.databases import fresh_database
 from support.server_world import World, run_command, sha256
 
@@ -60,7 +61,7 @@ def run(world, tmp_path_factory):
             path.write_bytes(data)
             paths.append(path)
         done = run_command(*arguments, *paths, *where, check=False)
-        return done.returncode, json.loads(done.stdout or done.stderr)
+        return done.returncode, documents.loads(done.stdout or done.stderr)
 
     return command
 

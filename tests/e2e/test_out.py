@@ -6,6 +6,7 @@ import json
 import threading
 
 import pytest
+from support import documents
 from support.databases import fresh_database, opened
 from support.receivers import Mosquitto, Receiver, wait_for
 from support.server_world import World, run_command, target_of
@@ -122,7 +123,7 @@ def test_mail_and_topic_get_the_test_message_by_the_command(world, mailbox, brok
 
     def run(*arguments):
         done = run_command("notify", *arguments, *where)
-        return json.loads(done.stdout)
+        return documents.loads(done.stdout)
 
     run("add", "ops", "email", "ops@example.org")
     run("add", "screen", "mqtt", "firmament/told")

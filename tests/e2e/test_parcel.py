@@ -7,6 +7,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from support import documents
 from support.agent_device import Device, until
 from support.server_world import World, run_command
 
@@ -31,7 +32,7 @@ def operator(world, tmp_path_factory):
     def run(*arguments, check=True):
         where = ("--server", world.server.url, "--ca", world.server.ca, "--token-file", token, "--json")
         done = run_command(*arguments, *where, check=check)
-        return json.loads(done.stdout) if done.returncode == 0 else json.loads(done.stderr.splitlines()[-1])
+        return documents.loads(done.stdout) if done.returncode == 0 else documents.loads(done.stderr.splitlines()[-1])
 
     return run
 
@@ -100,7 +101,7 @@ def test_a_parcel_without_a_director_needs_the_owners_setting(world, operator, t
 
 
 def operator_inspect(parcel: Path) -> dict:
-    return json.loads(run_command("parcel", "inspect", parcel, "--json").stdout)
+    return documents.loads(run_command("parcel", "inspect", parcel, "--json").stdout)
 
 
 def test_a_cut_short_export_leaves_nothing_and_no_file_is_overwritten(operator, tmp_path):

@@ -1,12 +1,11 @@
 """docs/operate/people.md by its commands: sessions, password, second factor, tokens, tenants, consent rules."""
 
-import json
 import os
 import subprocess
 
 import pyotp
 import pytest
-from support import programs
+from support import documents, programs
 from support.server_world import PASSWORD, World, add_operator
 
 NEW = "a longer horse battery"
@@ -40,7 +39,7 @@ def firmament(world, tmp_path):
         }
         done = programs.run(["firmament", *arguments, "--json"], env=env, cwd=place, stdin=subprocess.DEVNULL)
         assert done.returncode == code, done.stdout + done.stderr
-        return json.loads(done.stdout or done.stderr.splitlines()[-1])
+        return documents.loads(done.stdout or done.stderr.splitlines()[-1])
 
     return run
 

@@ -1,9 +1,9 @@
 """`firmament release delta` against a real server: the fleet says from where, the release carries the deltas."""
 
-import json
 import random
 
 import pytest
+from support import documents
 from support.agent_device import Device as Agent
 from support.agent_device import until
 from support.server_world import World, run_command
@@ -40,8 +40,8 @@ class Bench:
         done = run_command(*arguments, check=False, env=self.env | env)
         if check:
             assert done.returncode == 0, done.stderr
-            return json.loads(done.stdout)
-        return done.returncode, json.loads(done.stderr.splitlines()[-1])
+            return documents.loads(done.stdout)
+        return done.returncode, documents.loads(done.stderr.splitlines()[-1])
 
     def build(self, version):
         self.run("release", "build", self.directory / version, "--version", version, "--hardware", "rpi4")

@@ -6,6 +6,7 @@ import signal
 import time
 
 import pytest
+from support import documents
 from support.databases import fresh_database
 from support.server_world import Client, World, replica_of, run_command, submission
 
@@ -176,7 +177,7 @@ def test_a_session_of_one_is_good_at_the_other_and_ends_at_both(world, other):
 
 def test_doctor_and_metrics_name_the_roles(world, other):
     found = run_command("server", "doctor", "-d", other.directory, "--json", check=False)
-    seen = [one["seen"] for one in json.loads(found.stdout)["findings"] if one["check"] == "replicas"]
+    seen = [one["seen"] for one in documents.loads(found.stdout)["findings"] if one["check"] == "replicas"]
     assert len(seen) == 2
     assert "leader, holds the lock for" in seen[0]
     assert seen[1].endswith("follower")

@@ -10,6 +10,7 @@ import subprocess
 
 import pytest
 from click.testing import CliRunner
+from support import documents
 from support.agent_device import AGENT, until
 from support.agent_device import Device as Agent
 from support.authoring import cheap_scrypt
@@ -59,12 +60,12 @@ class Bench:
         """The JSON document of a command; in this process, which starts none."""
         done = CliRunner(env=self.env).invoke(program, [*map(str, arguments)])
         assert done.exit_code == 0, done.stderr
-        return json.loads(done.stdout)
+        return documents.loads(done.stdout)
 
     def refused(self, *arguments):
         done = CliRunner(env=self.env).invoke(program, [*map(str, arguments)])
         assert done.exit_code not in {0, 1, 2}, done.stdout
-        return json.loads(done.stderr.splitlines()[-1])
+        return documents.loads(done.stderr.splitlines()[-1])
 
     def image(self, version):
         return self.directory / version

@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+from support import documents
 from support.databases import fresh_database
 from support.server_world import Client, World, run_command, sha256, submission
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
@@ -212,10 +213,10 @@ def test_the_command_line_speaks_to_the_server(world, tmp_path):
     assert token_file.stat().st_mode & 0o777 == 0o600
     server = (*server, "--token-file", token_file)
     device = world.device()
-    listed = json.loads(run_command("device", "list", *server, "--json").stdout)
+    listed = documents.loads(run_command("device", "list", *server, "--json").stdout)
     assert device.device_id in {row["device_id"] for row in listed["devices"]}
     run_command("device", "assign", device.device_id, "thermo/1.1", *server)
-    shown = json.loads(run_command("device", "show", device.device_id, *server, "--json").stdout)
+    shown = documents.loads(run_command("device", "show", device.device_id, *server, "--json").stdout)
     assert shown["attempts"][0]["release"] == "thermo/1.1"
     run_command("device", "unassign", device.device_id, *server)
     assert world.attempt(device)["status"] == "cancelled"

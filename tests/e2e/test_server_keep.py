@@ -5,6 +5,7 @@ import os
 import shutil
 
 import pytest
+from support import documents
 from support.databases import cluster, fresh_database, fresh_target
 from support.server_world import Client, RunningServer, World, run_command, sha256, target_of
 
@@ -92,7 +93,7 @@ def test_a_server_moves_to_postgresql_and_every_row_is_compared(tmp_path):
         world.server.stop()
         with tables.snapshot(target_of(directory)) as connection:
             expected = tables.digests(connection)
-        moved = json.loads(run_command(*arguments, "--json").stdout)
+        moved = documents.loads(run_command(*arguments, "--json").stdout)
         assert moved["rows"] == sum(count for count, _ in expected.values())
         assert str(target_of(directory)) == url
         with tables.snapshot(target_of(directory)) as connection:

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support import documents
 from support.databases import fresh_database
 from support.server_world import (
     PASSWORD,
@@ -41,7 +42,7 @@ def either(tmp_path, database_kind):
 def test_init_makes_no_account_and_says_who_comes_next(tmp_path):
     result = run_command("server", "init", tmp_path / "s")
     assert "firmament operator add NAME --role admin" in result.stderr
-    doctor = json.loads(run_command("server", "doctor", "-d", tmp_path / "s", "--json").stdout)
+    doctor = documents.loads(run_command("server", "doctor", "-d", tmp_path / "s", "--json").stdout)
     assert {"check": "people", "verdict": "warning"}.items() <= next(
         finding for finding in doctor["findings"] if finding["check"] == "people"
     ).items()
@@ -193,7 +194,7 @@ def test_as_root_the_signer_runs_as_its_own_user():
             assert answer.status == 200, answer.body
         finally:
             assert running.stop() == 0
-        doctor = json.loads(run_command("server", "doctor", "-d", server, "--json").stdout)
+        doctor = documents.loads(run_command("server", "doctor", "-d", server, "--json").stdout)
         assert {f["verdict"] for f in doctor["findings"] if f["check"] == "signer"} == {"good"}
     finally:
         shutil.rmtree(directory)
@@ -266,7 +267,7 @@ def test_a_publish_is_old_or_new_wherever_it_is_killed(tmp_path):
         [sys.executable, script, tmp_path], capture_output=True, text=True, timeout=200, check=False
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    found = json.loads(result.stdout)
+    found = documents.loads(result.stdout)
     assert found["cuts"] == found["operations"] >= 40
     assert found["old"] >= 30
     assert found["new"] >= 1

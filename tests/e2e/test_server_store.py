@@ -1,12 +1,12 @@
 """A server that keeps its payloads in a real object store: publish, download, outage, collecting, moving in."""
 
 import contextlib
-import json
 import os
 from datetime import timedelta
 
 import pytest
 import urllib3
+from support import documents
 from support.server_world import World, run_command, sha256, submission
 
 from firmament.core.clock import SystemClock
@@ -82,7 +82,7 @@ def test_an_outage_in_the_middle_is_told_and_a_download_goes_on_after_it(world, 
         assert (refused.status, refused.code) == (503, "request/overloaded")
         assert device.poll().status == 200  # everything else goes on
         doctor = run_command("server", "doctor", "-d", world.server.directory, "--json", check=False)
-        bad = [one for one in json.loads(doctor.stdout)["findings"] if one["verdict"] == "bad"]
+        bad = [one for one in documents.loads(doctor.stdout)["findings"] if one["verdict"] == "bad"]
         assert doctor.returncode == 1
         assert {one["check"] for one in bad} == {"store", "repository"}
     finally:
@@ -91,7 +91,7 @@ def test_an_outage_in_the_middle_is_told_and_a_download_goes_on_after_it(world, 
     assert (rest.status, got + rest.body == DATA) == (206, True)
     assert world.admin.ask("PUT", f"/api/v1/blobs/{sha256(data)}", data).status == 201
     doctor = run_command("server", "doctor", "-d", world.server.directory, "--json", check=False)
-    (store,) = [one for one in json.loads(doctor.stdout)["findings"] if one["check"] == "store"]
+    (store,) = [one for one in documents.loads(doctor.stdout)["findings"] if one["check"] == "store"]
     assert (store["verdict"], "without TLS" in store["seen"]) == ("warning", True)
 
 
@@ -126,7 +126,7 @@ def test_what_nothing_refers_to_is_collected_and_what_is_released_stays(world, s
     settings = read_settings(layout.settings, {})
     blobs = open_blobs(ServerDisk(), layout, settings, SystemClock())
     command = ("server", "gc", "-d", layout.directory, "--json")
-    assert json.loads(run_command(*command).stdout)["blobs"] == 0  # all of it is too young
+    assert documents.loads(run_command(*command).stdout)["blobs"] == 0  # all of it is too young
     with command_database(database_target(layout, settings)) as database:
         collector = Collector(
             blobs, database, lambda _: Generations(ServerDisk(), layout).load(), grace=timedelta(days=7)
@@ -161,7 +161,7 @@ def test_a_server_moves_its_payloads_into_a_bucket(tmp_path, swift):
         (directory / "firmament.toml").write_text(text.replace("[server]\n", f"[server]\n{lines}"))
         assert "state/locked" in run_command(*command, check=False).stderr
         world.server.stop()
-        first, second = (json.loads(run_command(*command).stdout) for _ in range(2))
+        first, second = (documents.loads(run_command(*command).stdout) for _ in range(2))
         assert (first["copied"], first["length_bytes"], first["published"]) == (1, len(data), 1)
         assert (second["copied"], second["there_already"]) == (0, 1)
         for path in sorted((directory / "blobs").glob("*/*")):
@@ -176,6 +176,6 @@ def test_a_server_moves_its_payloads_into_a_bucket(tmp_path, swift):
         made = run_command(
             "server", "backup", tmp_path / "b", "-d", directory, "--passphrase-file", passphrase, "--json"
         )
-        assert json.loads(made.stdout)["payloads"] == "the bucket firmament"
+        assert documents.loads(made.stdout)["payloads"] == "the bucket firmament"
     finally:
         world.close()

@@ -33,7 +33,22 @@ from firmament.server.scope import console
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 NOW_S = int(NOW.timestamp())
 ADMIN = console("test")
-WORDS = ("a", "ab", "abc", "b", "in", "two words", 'q"uo\\te', "é", "idle", "disabled", "assigned", "quarantined", "Ab")
+WORDS = (
+    "a",
+    "ab",
+    "abc",
+    "b",
+    "in",
+    "two words",
+    'q"uo\\te',
+    "é",
+    "idle",
+    "disabled",
+    "assigned",
+    "quarantined",
+    "pinned",
+    "Ab",
+)
 NUMBERS = (0, 1, 5, 41, 42)
 AGES = (0, 10, 3600, 7200)
 
@@ -115,6 +130,7 @@ devices = st.fixed_dictionaries(
         "failure": st.none() | words,
         "attempt": st.none() | st.tuples(st.sampled_from(["assigned", "waiting"]), words | st.just("")),
         "quarantined": st.booleans(),
+        "pinned": st.booleans(),
     }
 )
 
@@ -169,6 +185,8 @@ def store(db, row_id, device):
         db.execute("INSERT INTO device_failure VALUES (?, 1, 1, ?, 0, 1)", (row_id, device["failure"]))
     if device["quarantined"]:
         db.execute("INSERT INTO device_quarantine VALUES (?, 1, '', '', 0)", (row_id,))
+    if device["pinned"]:
+        db.execute("INSERT INTO device_mark VALUES (?, 'pinned', 1, '', '', 0)", (row_id,))
     if device["attempt"]:
         db.execute(
             "INSERT INTO attempt(tenant_id, uid, device_id, release_id, state, code, created_at, updated_at) "
@@ -193,6 +211,7 @@ def facts_of(row_id, device):
             device["attempt"][0] if device["attempt"] else "idle",
             device["disabled"] and "disabled",
             device["quarantined"] and "quarantined",
+            device["pinned"] and "pinned",
         ),
         **{f"attr.{name}": some(value) for name, value in device["attributes"].items()},
     }

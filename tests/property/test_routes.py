@@ -64,6 +64,8 @@ CLASSES = {
         POST /api/v1/devices/tags|PUT /api/v1/devices/{device_id}/place|PUT /api/v1/groups/{name}
         DELETE /api/v1/groups/{name}|POST /api/v1/groups/{name}/members|PUT /api/v1/sites/{name}
         POST /api/v1/devices/{device_id}/quarantine|DELETE /api/v1/devices/{device_id}/quarantine
+        POST /api/v1/devices/{device_id}/pin|DELETE /api/v1/devices/{device_id}/pin
+        POST /api/v1/devices/{device_id}/mute|DELETE /api/v1/devices/{device_id}/mute
         POST /api/v1/devices/clear-failures|POST /api/v1/devices/{device_id}/disable
         POST /api/v1/devices/{device_id}/enable
         PUT /api/v1/devices/{device_id}/wrapping-key|POST /api/v1/devices/{device_id}/wrapping-key/revoke

@@ -7,7 +7,7 @@ import subprocess
 import textwrap
 import time
 
-from support import programs
+from support import documents, programs
 
 AGENT = "firmament-agent"
 
@@ -52,11 +52,11 @@ class Device:
             assert done.returncode == code, done.stderr
         self.stderr = done.stderr
         self.code = done.returncode
-        return json.loads(done.stdout) if json_too and done.stdout else done.stdout
+        return documents.loads(done.stdout) if json_too and done.stdout else done.stdout
 
     def error(self, *arguments):
         self.run(*arguments)
-        return json.loads(self.stderr.splitlines()[-1])
+        return documents.loads(self.stderr.splitlines()[-1])
 
     def cut_off(self):
         """Take the network away: nobody listens any more where its server was."""

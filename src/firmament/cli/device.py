@@ -11,6 +11,7 @@ import click
 
 from firmament.cli.common import output, output_options
 from firmament.cli.device_keys import COMMANDS as DEVICE_KEYS
+from firmament.cli.device_marks import COMMANDS as DEVICE_MARKS
 from firmament.cli.operator_client import connect, element, server_address, server_options
 from firmament.core.fields import format_time
 from firmament.core.ids import HARDWARE, check, product_name
@@ -30,8 +31,8 @@ def group() -> None:
     """Enrol, list, assign devices."""
 
 
-for _keys in DEVICE_KEYS:
-    group.add_command(_keys)
+for _command in (*DEVICE_KEYS, *DEVICE_MARKS):
+    group.add_command(_command)
 
 
 def _what_and_where(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -58,6 +58,7 @@ SCHEMAS: Final[dict[str, str]] = {
     "device":              "device attempts",
     "device-disabled":     "device_id",
     "device-enabled":      "device_id",
+    "device-marks":        "device_id pinned muted",
     "devices":             "devices",
     "changed":             "changed",
     "device-count":        "count is_capped sample",

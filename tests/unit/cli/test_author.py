@@ -53,7 +53,7 @@ def refusal(*arguments):
     """Exit code and error of a command that must fail."""
     result = CliRunner().invoke(program, [*map(str, arguments), "--json"])
     assert result.exit_code not in {0, 1, 2}, result.stderr
-    return json.loads(result.stderr) | {"exit": result.exit_code}
+    return documents.loads(result.stderr) | {"exit": result.exit_code}
 
 
 @pytest.fixture

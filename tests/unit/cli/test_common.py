@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from support import documents
 
 from firmament import __version__
 from firmament.cli import common
@@ -80,7 +81,7 @@ def test_an_error_is_a_sentence_a_code_and_its_exit_code():
 def test_an_error_is_one_json_object_for_programs(arguments):
     result = run(*arguments)
     assert result.exit_code == 22
-    found = json.loads(result.stderr)
+    found = documents.loads(result.stderr)
     assert found["schema"] == "firmament.error/1"
     assert (found["code"], found["facts"], found["retry"]) == ("trust/rollback", {"installed": 42, "got": 41}, "never")
 

@@ -1,6 +1,5 @@
 """Completion scripts and manual pages, made from the commands themselves and tried with the real programs."""
 
-import json
 import re
 import shutil
 import subprocess
@@ -80,6 +79,6 @@ def test_notes_are_checked_before_they_are_signed(tmp_path):
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    problems = " ".join(json.loads(done.stdout)["problems"])
+    problems = " ".join(documents.loads(done.stdout)["problems"])
     for expected in ("markup", "longer than 160", "English"):
         assert expected in problems

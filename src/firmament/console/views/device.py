@@ -46,6 +46,31 @@ CHANGES: Final[Mapping[str, Change]] = {
         "Rollouts that match it from now on include it again; those that run already left it out.",
         "Release it", "DELETE", "/devices/{id}/quarantine", "released",
     ),
+    "pin": Change(
+        MANAGE, "Pin {name} to what it runs?",
+        "It stays on its version until somebody unpins it: rollouts leave it out and say so, and nothing can be "
+        "offered to it by hand. Only the revert of a rollout that brought it there still takes it back. "
+        "It goes on polling and reporting. No other device is touched.",
+        "Pin it", "POST", "/devices/{id}/pin", "pinned", "primary", (_WHY_AWAY,),
+    ),
+    "unpin": Change(
+        MANAGE, "Unpin {name}?",
+        "Nothing is sent now. Rollouts that match it from now on include it again; those that run already left it out.",
+        "Unpin it", "DELETE", "/devices/{id}/pin", "unpinned",
+    ),
+    "mute": Change(
+        MANAGE, "Mute {name}?",
+        "What goes wrong with this device alone wakes nobody: it is kept from outlets that take events, and from the "
+        "lists of devices that need attention or are silent. It still counts for the limit of a rollout, gets "
+        "updates as before, and everything stays in the record.",
+        "Mute it", "POST", "/devices/{id}/mute", "muted", "danger",
+        (Field("reason", "Reason", hint="Whoever wonders about the silence reads it.", required=True),),
+    ),
+    "unmute": Change(
+        MANAGE, "Unmute {name}?",
+        "What goes wrong with it from now on is told again. What happened meanwhile is in the record.",
+        "Unmute it", "DELETE", "/devices/{id}/mute", "unmuted",
+    ),
     "retry": Change(
         MANAGE, "Let releases that failed on {name} be offered again?",
         "A release that failed on a device is not offered to it a second time until somebody says so. Nothing is "

@@ -43,9 +43,11 @@ SHOWN_COLUMNS: Final = {
 USUAL_COLUMNS: Final = ("product", "site", "version", "state", "tags", "seen")
 LANGUAGE: Final = re.compile(r'[=<>~()"]|\b(?:has|in|not)\b')
 PRESETS: Final = (
-    ("attention", "Needs attention", "has error"),
-    ("silent", "Not seen for a day", "seen>1d"),
+    ("attention", "Needs attention", "has error and not state=muted"),
+    ("silent", "Not seen for a day", "seen>1d and not state=muted"),
     ("updating", "Updating", "state in (assigned, offered, waiting, fetching, verified, staged, trial)"),
+    ("pinned", "Pinned", "state=pinned"),
+    ("muted", "Muted", "state=muted"),
     ("refused", "Refused", "state=disabled"),
 )
 

@@ -22,6 +22,7 @@ from firmament.server.attempts.opening import cancel_attempt, open_attempt
 from firmament.server.consent.answers import require_notes
 from firmament.server.events import Event
 from firmament.server.inventory.attributes import write_attributes
+from firmament.server.inventory.marks import require_not_pinned
 from firmament.server.inventory.store import decode_manifest, get_device
 from firmament.server.rollouts import follow
 from firmament.server.scope import Action, Scope, of_device
@@ -51,8 +52,8 @@ def assign(
 
     An open attempt for another release is cancelled. Raises NotFoundError, ForbiddenError,
     ProductMismatchError, HardwareMismatchError, or RollbackError when the device runs something
-    newer: it would refuse, so nobody should have to wait for that; ConflictError also where the owner
-    is asked and the release has no notes for them.
+    newer: it would refuse, so nobody should have to wait for that; ConflictError also for a pinned
+    device, and where the owner is asked and the release has no notes for them.
     """
     scope.require(Action.ASSIGN, product=product)
     device = get_device(connection, scope, device_id)
@@ -76,6 +77,7 @@ def assign(
         raise RollbackError(
             "The device runs a newer release", installed=device.sequence_number, got=manifest.sequence_number
         )
+    require_not_pinned(connection, device.row_id, device_id)
     require_notes(connection, scope, manifest, now, device_row=device.row_id)
     return _open(connection, scope, device.row_id, device_id, release["id"], f"{product}/{version}", now)
 

@@ -10,14 +10,22 @@ from firmament.errors import MalformedError
 from firmament.server.http import rollout_shapes as shapes
 from firmament.server.http.operator_base import INTEGER, TEXT, OperatorPart, query_integer, selection
 from firmament.server.http.shapes import takes
-from firmament.server.inventory import groups, places, search
+from firmament.server.inventory import groups, marks, places, search
+from firmament.server.inventory.model import Mark
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from firmament.core.fields import Fields
 
 LIST = "array"
 MAX_TAGS_AT_ONCE = 20
 MAX_LABEL = 64
+MAX_REASON = 500
+_SUMMARIES = {
+    Mark.PINNED: ("Keep a device on what it runs", "Let a device move on again"),
+    Mark.MUTED: ("Keep a device's alarms from waking anybody", "Let a device's alarms be told again"),
+}
 
 
 class InventoryApi(OperatorPart):
@@ -44,6 +52,13 @@ class InventoryApi(OperatorPart):
             summary="Say where a device is and which gateway speaks for it",
             openapi_extra=takes({}, {"site": TEXT, "gateway": TEXT}),
         )(self.place)
+        for mark, verb in ((Mark.PINNED, "pin"), (Mark.MUTED, "mute")):
+            path = f"{version}/devices/{{device_id}}/{verb}"
+            does, undoes = _SUMMARIES[mark]
+            router.post(
+                path, name=f"{verb}_device", status_code=204, summary=does, openapi_extra=takes({"reason": TEXT})
+            )(self._marking(mark))
+            router.delete(path, name=f"un{verb}_device", status_code=204, summary=undoes)(self._unmarking(mark))
         router.get(f"{version}/tags", response_model=shapes.Tags, summary="List tags")(self.list_tags)
         router.get(f"{version}/groups", response_model=shapes.Groups, summary="List groups")(self.list_groups)
         router.put(
@@ -107,6 +122,29 @@ class InventoryApi(OperatorPart):
             )
         )
         return Response(status_code=204)
+
+    def _marking(self, mark: Mark) -> Callable[..., Awaitable[Response]]:
+        async def do(request: Request, device_id: str) -> Response:
+            scope, fields, now = await self._scope(request), await self._fields(request), self._parts.clock.now()
+            reason = fields.text("reason", max_length=MAX_REASON)
+            await self._change(
+                lambda connection: marks.set_mark(
+                    connection, scope, device_id=device_id, mark=mark, reason=reason, now=now
+                )
+            )
+            return Response(status_code=204)
+
+        return do
+
+    def _unmarking(self, mark: Mark) -> Callable[..., Awaitable[Response]]:
+        async def undo(request: Request, device_id: str) -> Response:
+            scope, now = await self._scope(request), self._parts.clock.now()
+            await self._change(
+                lambda connection: marks.clear_mark(connection, scope, device_id=device_id, mark=mark, now=now)
+            )
+            return Response(status_code=204)
+
+        return undo
 
     async def list_tags(self, request: Request) -> dict[str, Any]:
         """List tags and counts."""

@@ -159,6 +159,10 @@ class Device(TypedDict):
     wrapping_key_revoked: str | None
     quarantine: str | None
     """Why no rollout touches it."""
+    pinned: str | None
+    """Why it stays on what it runs."""
+    muted: str | None
+    """Why its alarms wake nobody."""
 
 
 class Devices(TypedDict):

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from firmament.core.ids import DeviceId
     from firmament.server.database.port import Row
+
+
+class Mark(StrEnum):
+    """What people set on one device; queries say ``state=pinned``."""
+
+    PINNED = "pinned"
+    """It stays on what it runs."""
+    MUTED = "muted"
+    """Its alarms wake nobody."""
 
 
 @dataclass(frozen=True, slots=True)

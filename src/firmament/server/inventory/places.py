@@ -94,12 +94,12 @@ def list_tags(connection: Connection, scope: Scope) -> list[dict[str, Any]]:
 
 
 def describe(connection: Connection, scope: Scope, row_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """Return tags, site, gateway, state, error, and why in quarantine or without its wrapping key, of one page."""
+    """Return tags, site, gateway, state, error, and why pinned, muted, in quarantine or without its wrapping key."""
     del scope  # the rows were read in it
     found: dict[int, dict[str, Any]] = {
         row_id: {
             "tags": [], "site": None, "gateway": None, "state": IDLE, "error": "", "quarantine": None,
-            "wrapping_key_revoked": None,
+            "pinned": None, "muted": None, "wrapping_key_revoked": None,
         }
         for row_id in row_ids
     }  # fmt: skip
@@ -128,6 +128,10 @@ def describe(connection: Connection, scope: Scope, row_ids: Sequence[int]) -> di
         f"SELECT device_id, reason FROM device_quarantine WHERE device_id IN ({marks})", tuple(found)
     ):
         found[row["device_id"]]["quarantine"] = row["reason"]
+    for row in connection.execute(
+        f"SELECT device_id, mark, reason FROM device_mark WHERE device_id IN ({marks})", tuple(found)
+    ):
+        found[row["device_id"]][row["mark"]] = row["reason"]
     for row in connection.execute(
         f"SELECT device_id, state, code FROM attempt WHERE active = 1 AND device_id IN ({marks})", tuple(found)
     ):

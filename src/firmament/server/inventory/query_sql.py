@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from firmament.errors import NotFoundError
+from firmament.server.inventory.model import Mark
 from firmament.server.inventory.query import (
     ATTRIBUTE,
     And,
@@ -51,10 +52,12 @@ _TABLES: Final = {
 IDLE: Final = "idle"
 DISABLED: Final = "disabled"
 QUARANTINED: Final = "quarantined"
+_MARKED: Final = "EXISTS (SELECT 1 FROM device_mark x WHERE x.device_id = d.id AND x.mark = '{}')"
 _STATES: Final = {
     IDLE: "NOT EXISTS (SELECT 1 FROM attempt x WHERE x.device_id = d.id AND x.active = 1)",
     DISABLED: "d.disabled = 1",
     QUARANTINED: "EXISTS (SELECT 1 FROM device_quarantine x WHERE x.device_id = d.id)",
+    **{mark.value: _MARKED.format(mark.value) for mark in Mark},
 }
 """States that are not those of an open attempt."""
 

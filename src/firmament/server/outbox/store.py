@@ -10,6 +10,7 @@ from firmament.errors import ConflictError, CorruptStateError, MalformedError, N
 from firmament.server import events
 from firmament.server.audit import chain
 from firmament.server.events import Event
+from firmament.server.inventory.marks import without_muted
 from firmament.server.outbox.guard import read_url
 from firmament.server.outbox.model import Outlet, OutletKind, Parcel, Takes, is_given_up
 from firmament.server.scope import Action, Scope
@@ -200,14 +201,17 @@ def due_outlets(connection: Connection, now: int) -> list[Outlet]:
 
 
 def next_parcels(connection: Connection, outlet: Outlet, limit: int) -> tuple[list[Parcel], int]:
-    """Return the next events that the outlet wants, and the number up to which that is everything."""
+    """Return the next events that the outlet wants, and the number up to which that is everything.
+
+    Troubles of muted devices are left out; the record keeps them.
+    """
     found = events.find_events(
         connection, Scope(outlet.tenant_id, "server"), events.Wanted(), after=outlet.cursor, limit=limit
     )
+    wanted = [event for event in found if outlet.wants(event["kind"])]
     parcels = [
         Parcel(event["id"], event["kind"], event["at"], event["kind"], "", event)
-        for event in found
-        if outlet.wants(event["kind"])
+        for event in without_muted(connection, Scope(outlet.tenant_id, "server"), wanted)
     ]
     return parcels, (found[-1]["id"] if found else outlet.cursor)
 

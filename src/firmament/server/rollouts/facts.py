@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from firmament.errors import NotFoundError
 from firmament.server.consent import answers
 from firmament.server.inventory.attributes import decode_attributes
+from firmament.server.inventory.marks import reason_of
+from firmament.server.inventory.model import Mark
 from firmament.server.inventory.store import decode_manifest, get_device
 from firmament.server.payloads.content_keys import openable
 from firmament.server.rollouts.machine import RolloutState
@@ -35,6 +37,7 @@ def ask_about_start(
         now=now,
         failure=_failure(connection, target.device_id, rollout.release_id),
         quarantine=_quarantine(connection, target.device_id),
+        pin=reason_of(connection, target.device_id, Mark.PINNED),
         rollout=_rollout_facts(connection, rollout, target, now),
         target=target,
         poll=poll,
@@ -82,6 +85,7 @@ def ask_why(connection: Connection, scope: Scope, device_id: str, release: str |
         now=now,
         failure=_failure(connection, record.row_id, release_row),
         quarantine=_quarantine(connection, record.row_id),
+        pin=reason_of(connection, record.row_id, Mark.PINNED),
         busy_with=_busy_with(connection, record.row_id, release_row, target, active),
         rollout=None if rollout is None else _rollout_facts(connection, rollout, target, now),
         target=target,

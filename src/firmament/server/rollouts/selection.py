@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from firmament.server.inventory.model import Mark
 from firmament.server.inventory.query_sql import FROM, Sql
 from firmament.server.inventory.search import condition
 
@@ -27,6 +28,7 @@ SENTENCES: Final[dict[str, tuple[str, str]]] = {
     "stepping-stone": ("need another release first", "Roll that one out first."),
     "not-failed-here": ("failed with this release before", "Look at the failures, then clear them."),
     "not-quarantined": ("in quarantine", "Release them."),
+    "not-pinned": ("pinned to what they run", "Unpin them."),
     "free": ("busy with another update", "Wait, or choose late joiners (dynamic)."),
     "payload": ("run a version that no payload fits", "Publish a whole payload."),
 }
@@ -76,6 +78,11 @@ def select(
             (release_row,),
         ),
         ("not-quarantined", "EXISTS (SELECT 1 FROM device_quarantine q WHERE q.device_id = d.id)", ()),
+        (
+            "not-pinned",
+            "EXISTS (SELECT 1 FROM device_mark m WHERE m.device_id = d.id AND m.mark = ?)",
+            (Mark.PINNED.value,),
+        ),
         ("free", _BUSY, (rollout_row or 0,)),
     ]
     precursors = [str(payload.precursor_digest) for payload in manifest.payloads if payload.precursor_digest]

@@ -106,6 +106,8 @@ class Question:
     failure: tuple[str, int] | None = None
     """Code and time, when this release failed on this device before."""
     quarantine: str | None = None
+    pin: str | None = None
+    """Why the device stays on what it runs."""
     busy_with: str | None = None
     """Another release whose attempt is open, or another rollout that wants this device."""
     rollout: RolloutFacts | None = None
@@ -242,6 +244,12 @@ def _not_quarantined(q: Question) -> Finding:
     return Finding(
         "not-quarantined", Verdict.BLOCK, "The device is in quarantine.", {"reason": q.quarantine}, "Release it."
     )
+
+
+def _not_pinned(q: Question) -> Finding:
+    if q.pin is None:
+        return Finding("not-pinned", Verdict.PASS, "The device is not pinned.")
+    return Finding("not-pinned", Verdict.BLOCK, "The device is pinned to what it runs.", {"reason": q.pin}, "Unpin it.")
 
 
 def _free(q: Question) -> Finding:
@@ -393,6 +401,7 @@ RULES: Final[tuple[Callable[[Question], Finding | None], ...]] = (
     _content_key,
     _not_failed_here,
     _not_quarantined,
+    _not_pinned,
     _targeted,
     _status,
     _free,

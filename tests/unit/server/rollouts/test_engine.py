@@ -10,14 +10,26 @@ from support.rollout_world import ADMIN, APPROVER, OPERATOR, rollout_world
 from firmament.core.clock import SystemClock
 from firmament.core.consent import Mode
 from firmament.core.manifest import Requires, UpdateClass
-from firmament.errors import ConflictError, FirmamentError, ForbiddenError, MalformedError, SecondPersonError
+from firmament.errors import (
+    ConflictError,
+    FirmamentError,
+    ForbiddenError,
+    MalformedError,
+    NotFoundError,
+    SecondPersonError,
+)
 from firmament.protocol.v1.messages import PollRequest
+from firmament.server import events
 from firmament.server.attempts import service as attempts
 from firmament.server.consent import rules
 from firmament.server.consent.model import Level
 from firmament.server.database.opening import open_database
-from firmament.server.inventory.model import Device
+from firmament.server.inventory import marks
+from firmament.server.inventory.model import Device, Mark
 from firmament.server.inventory.store import LINK_QUERY
+from firmament.server.outbox import store as outlets
+from firmament.server.outbox.model import OutletKind, Takes
+from firmament.server.people.vault import Vault
 from firmament.server.rollouts import actions, facts, loops, offers, permitted, plan, service, why
 from firmament.server.rollouts.machine import RolloutState
 from firmament.server.rollouts.model import (
@@ -531,6 +543,66 @@ def test_why_names_the_first_rule_that_stands_against_it(world):
     rules = [item.rule for item in why.judge(facts.ask_why(world.db, ADMIN, device.device_id, None, world.now))]
     assert rules[0] == "device-enabled"
     assert rules[-1] == "has-asked"
+
+
+def test_a_pinned_device_stays_on_what_it_runs(world):
+    """Left out by plan and rollout, not offered by hand; only the revert of what brought it there takes it back."""
+    device, other = world.devices[:2]
+    pin = {"device_id": device.device_id, "mark": Mark.PINNED, "now": world.now}
+    world.submit(lambda db: marks.set_mark(db, OPERATOR, reason="customer's audit", **pin))
+    made = plan.make_plan(world.db, OPERATOR, release="thermo/2.0", selector="", policy=Policy(), now=world.now)
+    assert made["count"] == 29
+    assert [(row["rule"], row["sample"]) for row in made["excluded"]] == [("not-pinned", [device.device_id])]
+    assert world.why(device, "thermo/2.0").rule == "not-pinned"
+    assert world.why(device, "thermo/2.0").facts == {"reason": "customer's audit"}
+    by_hand = {"product": "thermo", "version": "2.0", "now": world.now}
+    with pytest.raises(ConflictError, match="pinned"):
+        world.submit(lambda db: attempts.assign(db, OPERATOR, device_id=device.device_id, **by_hand))
+    world.submit(lambda db: marks.clear_mark(db, OPERATOR, **pin))
+    with pytest.raises(NotFoundError, match="not pinned"):
+        world.submit(lambda db: marks.clear_mark(db, OPERATOR, **pin))
+    rollout_id = world.create(policy=Policy(waves=ONE_WAVE, gate=LAX, on_stop=OnStop.REVERT))
+    world.tick()
+    for each in (device, other):
+        world.poll(each)
+    with pytest.raises(ConflictError, match="open attempt"):
+        world.submit(lambda db: marks.set_mark(db, OPERATOR, reason="x", **pin))
+    world.install(device)
+    world.submit(lambda db: marks.set_mark(db, OPERATOR, reason="x", **pin))
+    world.act(rollout_id, "revert", reason="bad")
+    world.tick()
+    assert world.poll(device) is not None, "the way back of the rollout that brought it there"
+    with pytest.raises(ForbiddenError):
+        world.submit(lambda db: marks.set_mark(db, Scope(1, "person:v", Role.VIEWER), reason="x", **pin))
+
+
+def test_a_muted_devices_troubles_go_to_nobody_and_count_all_the_same(world):
+    muted, loud = world.devices[:2]
+    mute = {"device_id": muted.device_id, "mark": Mark.MUTED, "now": world.now}
+    outlet = {"name": "ops", "kind": OutletKind.MQTT, "takes": Takes.EVENTS, "target": "a/b", "kinds": ("attempt.",)}
+    world.submit(
+        lambda db: outlets.add_outlet(db, ADMIN, vault=Vault(bytes(32)), is_escalation=False, now=world.now, **outlet)
+    )
+    rollout_id = world.create(policy=Policy(waves=ONE_WAVE, gate=LAX))
+    world.tick()
+    world.submit(lambda db: marks.set_mark(db, OPERATOR, reason="test bench", **mute))
+    for device in (muted, loud):
+        world.poll(device)
+        world.break_down(device)
+    assert world.rollout(rollout_id)["counts"]["failed"] == 2
+    parcels, _ = outlets.next_parcels(world.db, outlets.get_outlet(world.db, ADMIN, "ops"), 100)
+    assert {parcel.value["subject"] for parcel in parcels if parcel.value["facts"].get("code")} == {loud.device_id}
+    assert {parcel.value["subject"] for parcel in parcels} == {muted.device_id, loud.device_id}, (
+        "what went well is told"
+    )
+    world.submit(lambda db: marks.clear_mark(db, OPERATOR, **mute))
+    parcels, _ = outlets.next_parcels(world.db, outlets.get_outlet(world.db, ADMIN, "ops"), 100)
+    assert {parcel.value["subject"] for parcel in parcels if parcel.value["facts"].get("code")} == {
+        muted.device_id,
+        loud.device_id,
+    }
+    kinds = [event["kind"] for event in events.find_events(world.db, ADMIN, events.Wanted(subject=muted.device_id))]
+    assert {"device.muted", "device.unmuted"} <= set(kinds)
 
 
 def test_one_update_at_a_time(world):

@@ -113,6 +113,18 @@ device_quarantine: Final = Table(
 )
 """Devices that no rollout touches until somebody takes them out."""
 
+device_mark: Final = Table(
+    "device_mark",
+    metadata,
+    Column("device_id", Integer, ForeignKey("device.id"), primary_key=True),
+    Column("mark", Text, primary_key=True),
+    Column("tenant_id", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
+"""Devices that were pinned (they stay on what they run) or muted (their alarms wake nobody)."""
+
 version_day: Final = Table(
     "version_day",
     metadata,
