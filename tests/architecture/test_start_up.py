@@ -11,11 +11,10 @@ BIN = Path(sys.executable).parent
 HEAVY = {"rich", "fastapi", "starlette", "sqlalchemy", "alembic", "jinja2", "textual", "uvicorn", "pydantic"}
 HTTP = {"urllib3", "http.client", "requests", "httpx", "ssl", "asyncio", "tuf", "cryptography", "urllib.request"}
 MAX_CPU_S = 0.060
-BARE_CPU_S = 0.010
-FEWEST_RUNS, MOST_RUNS = 5, 12
-MAX_RATIO = 6.0
-# 60 ms where a bare interpreter takes 10 ms of CPU (console.md §4.1); measured: 3.6. Both sides
-# are measured in turn, so that a loaded machine slows both.
+# console.md §4.1. Measured side by side: 1.9 to 2.4 times a bare interpreter, which takes 10 ms on a quiet core.
+MOST_RUNS = 12
+MAX_MODULES = 30
+# Above a bare interpreter; measured: 22 for the version, 23 to complete, most of them for the `re` of the installed script.
 
 PROBE = """
 import atexit, sys
@@ -85,32 +84,37 @@ def cpu_s(command, env):
     return used.ru_utime + used.ru_stime
 
 
-@pytest.mark.parametrize("typed", ["", "firmament re", "firmament server run --"])
-def test_starting_is_quick(typed):
-    """At most six times a bare interpreter, and at most 60 ms of CPU on a processor that is not busy.
+ASKED = [
+    ("firmament", ""),
+    ("firmament-agent", ""),
+    ("firmament", "firmament re"),
+    ("firmament", "firmament server run --"),
+    ("firmament-agent", "firmament-agent st"),
+]
 
-    A core that is shared runs everything slower, the bare interpreter too: 60 ms are stretched by
-    what it takes above the 10 ms it takes alone, and by nothing else. The best of several counts.
+
+@pytest.mark.parametrize(("program", "typed"), ASKED)
+def test_version_and_completion_take_60_ms(program, typed):
+    """User and system time of the whole process, the interpreter's own included; no allowance for a busy machine.
+
+    The best of a few counts: what else runs can only make a start dearer.
     """
-    program = [str(BIN / "firmament"), *([] if typed else ["--version"])]
-    env = environment("firmament", typed)
-    bare, full = [], []
-    for _ in range(MOST_RUNS):
-        bare.append(cpu_s([sys.executable, "-c", "pass"], env))
-        full.append(cpu_s(program, env))
-        if len(full) >= FEWEST_RUNS and min(full) <= MAX_CPU_S:
-            break
-    limit_s = min(MAX_RATIO * min(bare), MAX_CPU_S * max(1.0, min(bare) / BARE_CPU_S))
-    assert min(full) <= limit_s, f"{min(full) * 1000:.0f} ms against {min(bare) * 1000:.0f} ms"
+    command, env = [str(BIN / program), *([] if typed else ["--version"])], environment(program, typed)
+    used = []
+    while len(used) < MOST_RUNS and min(used, default=1.0) > MAX_CPU_S:
+        used.append(cpu_s(command, env))
+    assert min(used) <= MAX_CPU_S, f"{min(used) * 1000:.0f} ms"
 
 
-def test_the_version_costs_hardly_more_than_the_interpreter():
-    """Nothing is imported to say it: absolutely below 60 ms, however busy the machine is."""
-    env = environment("firmament", "")
-    for program in ("firmament", "firmament-agent"):
-        best = MAX_CPU_S + 1
-        for _ in range(MOST_RUNS):
-            best = min(best, cpu_s([str(BIN / program), "--version"], env))
-            if best <= MAX_CPU_S:
-                break
-        assert best <= MAX_CPU_S, f"{best * 1000:.0f} ms"
+@pytest.mark.parametrize(("program", "typed"), ASKED)
+def test_version_and_completion_import_next_to_nothing(program, typed):
+    """Why it stays so, counted: the same on every machine."""
+    command, env = [str(BIN / program), *([] if typed else ["--version"])], environment(program, typed)
+    assert imported(command, env) - imported(["-c", "pass"], env) <= MAX_MODULES
+
+
+def imported(command, env):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *command], env=env, capture_output=True, text=True, check=True, timeout=60
+    )
+    return done.stderr.count("import time:")
