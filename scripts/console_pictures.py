@@ -6,11 +6,13 @@ thousand devices. `PICTURES` is the table.
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import sync_playwright
 
@@ -20,6 +22,7 @@ sys.path[:0] = [str(ROOT / "tests")]
 from support.many_devices import fill  # noqa: E402 - a neighbour
 from support.server_world import World  # noqa: E402
 
+from firmament.core.digest import Digest  # noqa: E402
 from firmament.sim.crowd.device import CrowdDevice  # noqa: E402
 
 FOLDER = ROOT / "docs/pictures"
@@ -29,16 +32,21 @@ CROWD = 120
 DEVICES = 100_000
 LUCKLESS, AT_ONCE = 3, 3
 NOTES = {"en": "Fixes meter readings that stop after 49 days.\nRestart, about two minutes.", "pt": "Corrige leituras."}
-WIDE, PHONE = (1440, 900), (390, 844)
+BILLS = {
+    "1.0": {"zlib": "1.2.13", "curl": "8.5.0", "mbedtls": "3.5.1", "jq": "1.6"},
+    "2.0": {"zlib": "1.3.1", "curl": "8.5.0", "mbedtls": "3.6.2", "dtc": "1.7.0"},
+}
+WIDE, TALL, PHONE = (1440, 900), (1440, 1230), (390, 844)
 PICTURES = (
     # file, path, scheme, size, what is pressed first
-    ("console-rollout-light.png", "{rollout}", "light", WIDE, ""),
-    ("console-rollout-dark.png", "{rollout}", "dark", WIDE, ""),
+    ("console-rollout-light.png", "{rollout}", "light", TALL, ""),
+    ("console-rollout-dark.png", "{rollout}", "dark", TALL, ""),
     ("console-rollout-phone.png", "{rollout}", "dark", PHONE, ""),
     ("console-revert.png", "{rollout}", "dark", WIDE, "#b-revert"),
     ("console-overview.png", "/", "light", WIDE, ""),
     ("console-devices.png", "/devices", "light", WIDE, ""),
-    ("console-device.png", "{failed}", "light", WIDE, ""),
+    ("console-device.png", "{failed}", "light", WIDE, "#b-more"),
+    ("console-pin.png", "{failed}/pin", "dark", PHONE, ""),
     ("console-why.png", "{failed}/why?release=meter/2.0", "dark", WIDE, ""),
     ("console-new-rollout.png", "/rollouts/new?release=thermo/2.14.0", "light", WIDE, ""),
     ("console-release.png", "/releases/meter/2.0", "dark", WIDE, ""),
@@ -46,6 +54,12 @@ PICTURES = (
     ("console-rehearsal.png", "/keys/rehearsal", "light", WIDE, ""),
     ("console-second-factor.png", "/settings/second-factor", "dark", PHONE, "main form button"),
 )
+
+
+def bill(parts: dict[str, str]) -> bytes:
+    """Return a bill of materials."""
+    components = [{"type": "library", "name": name, "version": version} for name, version in parts.items()]
+    return json.dumps({"bomFormat": "CycloneDX", "specVersion": "1.6", "version": 1, "components": components}).encode()
 
 
 def prepare(directory: Path) -> tuple[World, dict[str, str], list[CrowdDevice]]:
@@ -56,12 +70,16 @@ def prepare(directory: Path) -> tuple[World, dict[str, str], list[CrowdDevice]]:
     world.author.__post_init__()
     world.begin()
     for product in ("thermo", "pump"):
-        world.publish_release(product, "2.14.0", 6, b"2" * 1000, hardware=("rev-a", "rev-b", "rev-c"))
+        image = random.Random(product).randbytes(3_400_000)
+        world.publish_release(product, "2.14.0", 6, image, hardware=("rev-a", "rev-b", "rev-c"))
     for version, number in (("1.0", 1), ("2.0", 2)):
-        changes = {} if number == 1 else {"notes": NOTES, "revertible_to": 1}
+        changes: dict[str, Any] = {} if number == 1 else {"notes": NOTES, "revertible_to": 1}
+        parts = bill(BILLS[version])
         world.publish_release(
-            "meter", version, number, version.encode() * 60_000, hardware=("rev-b", "rev-c"), **changes
-        )
+            "meter", version, number, version.encode() * 60_000, hardware=("rev-b", "rev-c"),
+            sbom_digest=Digest.of(parts), **changes,
+        )  # fmt: skip
+        world.admin.ask("PUT", f"/api/v1/sbom/meter/{version}", parts)
     world.server.stop()
     fill(world.server.directory, DEVICES)
     world.server.start()
@@ -112,7 +130,7 @@ def main() -> None:
             page.goto(url + path.format(**places), wait_until="load")
             if press:
                 page.locator(press).click()
-                page.locator("dialog[open], #secret").wait_for()
+                page.locator("dialog[open], #secret, details[open]").first.wait_for()
             time.sleep(1.5)
             page.screenshot(path=str(FOLDER / name))
             print(name, (FOLDER / name).stat().st_size, "bytes")

@@ -208,3 +208,29 @@ def halted(rollout):
     """Stopped by itself."""
     rollout.live_until("halted")
     return rollout
+
+
+RULE = {"level": "group", "subject": "lab", "update_class": "feature", "mode": "ask"}
+
+
+@pytest.fixture(scope="session")
+def places(halted, world):
+    """Something for every address to show."""
+    admin = world.admin
+    for method, path, body in (
+        ("PUT", "/api/v1/filters/sick", {"query": "hardware=rpi4"}),
+        ("PUT", "/api/v1/groups/lab", {"query": "hardware=rpi4"}),
+        ("PUT", "/api/v1/consent/policy", RULE),
+        ("POST", "/api/v1/tokens", {"role": "viewer", "expires_in_s": 3600, "label": "a picture frame"}),
+        ("POST", "/api/v1/notifications/outlets", {"name": "on-call", "kind": "smtp", "target": "a@example.org"}),
+    ):
+        answer = admin.ask(method, path, body)
+        assert answer.status < 300, (path, answer.body)
+    failed = admin.ask("GET", f"/api/v1{halted.path}/targets", fields={"status": "failed"}).json["targets"][0]
+    return {
+        "device": world.devices[0].device_id,
+        "failed": failed["device_id"],
+        "rollout": halted.path,
+        "session": admin.ask("GET", "/api/v1/me/sessions").json["sessions"][0]["session_id"],
+        "token": admin.ask("GET", "/api/v1/tokens").json["tokens"][0]["token_id"],
+    }

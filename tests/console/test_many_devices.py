@@ -1,4 +1,9 @@
-"""3. A hundred thousand devices: pages stay quick, and the browser never gets more than a hundred rows."""
+"""3. A hundred thousand devices: pages stay quick, and the browser never gets more than a hundred rows.
+
+Three things are held, none of which a busy machine can change for long: the steps that SQLite takes for a page (counted
+in the real server, support/counted), its statements, and the rows in the page. The promise itself, 300 ms of the
+server's time, is held on the processor's clock, where the best of a few counts.
+"""
 
 import os
 import re
@@ -9,13 +14,22 @@ from playwright.sync_api import expect
 from support.many_devices import fill
 from support.server_world import World
 
+from .addresses import ADDRESSES
 from .conftest import COOKIE, MANY_LOGINS
 
+COUNTED = Path(__file__).parents[1] / "support/counted"
 DEVICES = 100_000
 BUDGET_S = 0.3
 """The promise: of the server's time on a processor, which does not grow when the machine is busy."""
 TRIES = 8
 # The best counts: the first may count what is then kept for some seconds, and a shared core is a slower one.
+STEPS = 6_000_000
+"""Of SQLite's machine, for one page: 60 for each device. 100 to 160 ms where a core was shared with three others."""
+STATEMENTS = 40
+ROWS = 100
+PLAN = "/rollouts/new?release=thermo%2F2.14.0"
+PLAN_STEPS = 8_000_000
+"""A plan looks at every device five times: who, who not by which rule, what they run, whom to ask."""
 PAGES = (
     "/devices",
     "/devices?size=100",
@@ -24,29 +38,34 @@ PAGES = (
     "/devices?q=nothing-like-it",
     "/devices?version=2.9.3",
     "/devices?product=thermo&version=2.14.0",
-    "/devices?q=tag%3Dpinned",
+    "/devices?q=tag%3Dbeta",
     "/devices?q=site%3Dporto-03+and+seen%3C2h",
-    "/devices?q=hardware%3Drev-c+and+not+tag%3Dpinned",
+    "/devices?q=hardware%3Drev-c+and+not+tag%3Dbeta",
     "/devices?preset=silent",
     "/devices?preset=attention",
     "/devices?group=field",
     "/",
-    "/rollouts/new?release=thermo%2F2.14.0",
+    "/devices?preset=pinned",
     "/releases",
     "/releases/thermo/2.14.0",
+    *sorted(route for route in ADDRESSES if "{" not in route and route not in {"/", "/devices", "/releases"}),
 )
 
 
 @pytest.fixture(scope="module")
 def big(tmp_path_factory):
-    made = World(tmp_path_factory.mktemp("big"), env=MANY_LOGINS).begin()
+    directory = tmp_path_factory.mktemp("big")
+    counted = {"PYTHONPATH": str(COUNTED), "COUNTED_SQL": str(directory / "sql")}
+    made = World(directory / "world", env={**MANY_LOGINS, **counted}).begin()
     made.publish_release("thermo", "2.14.0", 6, b"x" * 1000)
     made.publish_release("pump", "2.14.0", 6, b"x" * 1000)
     made.server.stop()
     fill(made.server.directory, DEVICES)
     made.server.start()
     assert made.admin.ask("PUT", "/api/v1/groups/field", {"query": "site=porto-03"}).status == 204
+    made.counted = (directory / "sql").open()
     yield made
+    made.counted.close()
     made.close()
 
 
@@ -58,7 +77,8 @@ def ask(world, path):
 
 
 def rows(html):
-    return len(re.findall(r"<tr>", html)) - len(re.findall(r"<thead>", html))
+    inside = html.partition("<main")[2].partition("</main>")[0]
+    return max(len(re.findall(r"<tr\b", inside)) - inside.count("<thead>"), len(re.findall(r"<li\b", inside)))
 
 
 def used_s(world):
@@ -67,17 +87,44 @@ def used_s(world):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def costs(world, path):
+    """What a page costs: its rows, SQLite's steps, statements, the processor's time. The server's own loops add to it."""
+    world.counted.read()
+    began_s = used_s(world)
+    html = ask(world, path)
+    took_s = used_s(world) - began_s
+    lines = world.counted.read().splitlines()
+    steps = lines.count("+")
+    return rows(html), 1000 * steps, len(lines) - steps, took_s
+
+
 @pytest.mark.parametrize("path", PAGES)
 def test_3_a_page_takes_less_than_its_budget_and_has_few_rows(big, path):
-    took = []
+    tried = []
     for _ in range(TRIES):
-        began_s = used_s(big)
-        html = ask(big, path)
-        took.append(used_s(big) - began_s)
-        assert rows(html) <= 100
-        if took[-1] < BUDGET_S:
+        tried.append(costs(big, path))
+        shown, *least = map(min, zip(*tried, strict=True))
+        if least[0] <= STEPS and least[1] <= STATEMENTS and least[2] < BUDGET_S:
             break
-    assert min(took) < BUDGET_S, took
+    assert shown <= ROWS
+    assert least[0] <= STEPS
+    assert least[1] <= STATEMENTS
+    assert least[2] < BUDGET_S
+
+
+def test_3_a_plan_for_all_of_them_looks_at_each_a_few_times(big):
+    shown, steps, statements, _ = min((costs(big, PLAN) for _ in range(2)), key=lambda found: found[1])
+    assert shown <= ROWS
+    assert steps <= PLAN_STEPS
+    assert statements <= STATEMENTS
+
+
+def test_3_groups_do_not_make_the_list_dearer(big):
+    """Each is a query over the fleet; the list of devices only names them."""
+    _, steps, _, _ = costs(big, "/devices")
+    for number in range(8):
+        assert big.admin.ask("PUT", f"/api/v1/groups/g{number}", {"query": "site=oslo-07"}).status == 204
+    assert costs(big, "/devices")[1] < steps + 100_000
 
 
 def test_3_the_last_page_is_as_quick_as_the_first(big):
@@ -123,7 +170,7 @@ def test_3_one_device_is_as_quick_and_the_versions_of_thirty_days_are_drawn(big,
 
 
 def test_3_an_export_is_streamed_page_by_page(big):
-    html = ask(big, "/devices.csv?q=version%3D2.14.0+and+tag%3Dpinned")
+    html = ask(big, "/devices.csv?q=version%3D2.14.0+and+tag%3Dbeta")
     lines = html.strip().split("\r\n")
     assert lines[0].startswith("device_id,serial,product")
     assert (

@@ -13,31 +13,6 @@ WITH_A_STEP_BEFORE = {"/settings/second-factor/confirm"}
 """Forms that a page shows only after another form was sent; each has a test of its own."""
 WHERE_TO = "found => found.map(one => one.getAttribute('formaction') ?? one.getAttribute('action'))"
 
-RULE = {"level": "group", "subject": "lab", "update_class": "feature", "mode": "ask"}
-
-
-@pytest.fixture(scope="module")
-def places(halted, world):
-    """Something for every address to show."""
-    admin = world.admin
-    for method, path, body in (
-        ("PUT", "/api/v1/filters/sick", {"query": "hardware=rpi4"}),
-        ("PUT", "/api/v1/groups/lab", {"query": "hardware=rpi4"}),
-        ("PUT", "/api/v1/consent/policy", RULE),
-        ("POST", "/api/v1/tokens", {"role": "viewer", "expires_in_s": 3600, "label": "a picture frame"}),
-        ("POST", "/api/v1/notifications/outlets", {"name": "on-call", "kind": "smtp", "target": "a@example.org"}),
-    ):
-        answer = admin.ask(method, path, body)
-        assert answer.status < 300, (path, answer.body)
-    failed = admin.ask("GET", f"/api/v1{halted.path}/targets", fields={"status": "failed"}).json["targets"][0]
-    return {
-        "device": world.devices[0].device_id,
-        "failed": failed["device_id"],
-        "rollout": halted.path,
-        "session": admin.ask("GET", "/api/v1/me/sessions").json["sessions"][0]["session_id"],
-        "token": admin.ask("GET", "/api/v1/tokens").json["tokens"][0]["token_id"],
-    }
-
 
 def test_every_page_of_the_table_of_routes_is_looked_at():
     assert set(ADDRESSES) | set(WITHOUT_SIGNING_IN) == pages()
@@ -95,9 +70,11 @@ def test_2_things_are_done_without_javascript(world, open_page):
     page.get_by_role("button", name="Search").click()
     expect(page.locator("#match")).to_have_text("3 match")
     page.goto(world.server.url + "/devices/" + world.devices[0].device_id)
+    page.locator("#b-more").click()
     page.get_by_role("link", name="Refuse…").click()
     page.get_by_role("button", name="Refuse the device").click()
     expect(page.get_by_role("status").first).to_contain_text("refused from now on")
+    page.locator("#b-more").click()
     page.get_by_role("link", name="Accept again…").click()
     page.get_by_role("button", name="Accept the device").click()
 
@@ -112,6 +89,7 @@ def test_what_is_not_there_says_so_with_a_request_id(world, open_page):
 
 def test_what_a_role_may_not_do_stays_visible_with_the_reason(world, open_page):
     page = open_page(world.server.url, "/devices/" + world.devices[0].device_id, role="viewer")
+    page.locator("#b-more").click()
     button = page.locator("#b-disable")
     expect(button).to_have_attribute("aria-disabled", "true")
     expect(page.get_by_text("Needs the role operator; you are signed in as viewer.").first).to_be_visible()
@@ -221,6 +199,7 @@ def test_columns_are_chosen_and_views_come_and_go(world, open_page):
 def test_a_device_is_kept_out_of_rollouts_with_a_reason(world, open_page):
     device = world.devices[2].device_id
     page = open_page(world.server.url, f"/devices/{device}")
+    page.locator("#b-more").click()
     page.locator("#b-quarantine").click()
     page.get_by_role("dialog").get_by_label("Reason").fill("on the bench of Ines")
     page.get_by_role("dialog").get_by_role("button", name="Put into quarantine").click()
@@ -228,6 +207,7 @@ def test_a_device_is_kept_out_of_rollouts_with_a_reason(world, open_page):
     page.goto(f"{world.server.url}/devices/{device}/why")
     expect(page.locator(".rules")).to_contain_text("in quarantine")
     page.goto(f"{world.server.url}/devices/{device}")
+    page.locator("#b-more").click()
     page.locator("#b-release").click()
     page.get_by_role("dialog").get_by_role("button", name="Release it").click()
     expect(page.get_by_role("status").first).to_contain_text("out of quarantine")
@@ -240,6 +220,7 @@ def test_a_device_is_kept_out_of_rollouts_with_a_reason(world, open_page):
 def test_a_device_is_marked_with_a_reason(verb, button, shown, listed, world, open_page):
     device = world.devices[1].device_id
     page = open_page(world.server.url, f"/devices/{device}")
+    page.locator("#b-more").click()
     page.locator(f"#b-{verb}").click()
     page.get_by_role("dialog").get_by_label("Reason").fill("audit of Ines")
     page.get_by_role("dialog").get_by_role("button", name=button).click()
@@ -248,6 +229,7 @@ def test_a_device_is_marked_with_a_reason(verb, button, shown, listed, world, op
     page.goto(f"{world.server.url}/devices?preset={listed.lower()}")
     expect(page.locator("#match")).to_have_text("1 match")
     page.goto(f"{world.server.url}/devices/{device}")
+    page.locator("#b-more").click()
     page.locator(f"#b-un{verb}").click()
     page.get_by_role("dialog").get_by_role("button", name=f"Un{verb} it").click()
     expect(page.locator("#r-head")).not_to_contain_text("audit of Ines")

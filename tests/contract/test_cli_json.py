@@ -1,7 +1,6 @@
 """``--json``: every command has it, every document is in the table, and every row is used."""
 
 import ast
-import json
 from pathlib import Path
 
 import click
@@ -55,13 +54,57 @@ def test_every_command_has_json(name):
     assert without == []
 
 
+UNITS = {"_at": "1970", "_s": "seconds", "_ms": "milliseconds", "_bytes": "bytes", "_ratio": "0 to 1"}
+"""What the end of a name says its description says too."""
+
+
+def parts(schema, path):
+    """Every part of a schema with where it is; the constant that names the document left out."""
+    for name, part in schema.get("properties", {}).items():
+        if part != {"const": part.get("const")}:
+            yield f"{path}.{name}", name, part
+            yield from parts(part, f"{path}.{name}")
+    for word, sign in (("items", "[]"), ("additionalProperties", "{}")):
+        if isinstance(schema.get(word), dict):
+            yield f"{path}{sign}", None, schema[word]
+            yield from parts(schema[word], f"{path}{sign}")
+
+
 @pytest.mark.parametrize("name", sorted(schemas.SCHEMAS))
-def test_every_document_has_a_published_schema(name):
-    """docs/reference/json; that documents keep to them is tested wherever a test runs a command (support/documents.py)."""
-    schema = json.loads(documents_of_tests.path_of(name).read_text())
+def test_every_document_has_a_published_schema_that_says_what_its_fields_are(name):
+    """No skeletons: a type everywhere, a description with the unit, and for every object which fields it can have."""
+    schema = documents_of_tests.published(name)
     Draft202012Validator.check_schema(schema)
     assert schema["title"] == schema["properties"]["schema"]["const"] == f"firmament.{name}/{schemas.VERSION}"
+    assert schema["description"]
+    assert schema["$comment"] == documents_of_tests.COMMENT
     assert set(schemas.SCHEMAS[name].split()) <= set(schema["required"]) <= set(schema["properties"])
+    for where, field, part in parts(schema, name):
+        kinds = documents_of_tests.types(part)
+        assert set(kinds) - {"null"}, f"{where} has no type"
+        assert "array" not in kinds or "items" in part, f"{where} does not say of what"
+        if "object" in kinds:
+            assert "properties" in part or "additionalProperties" in part, f"{where} does not say which fields"
+            assert set(part.get("required", ())) <= set(part.get("properties", ())), where
+        if field is not None:
+            assert part["description"].endswith("."), f"{where} is not described"
+            if {"integer", "number"} & set(kinds):
+                units = [unit for end, unit in UNITS.items() if field.endswith(end)]
+                assert all(unit in part["description"] for unit in units), f"{where} does not say its unit"
+
+
+def test_a_skeleton_and_an_unknown_field_are_found():
+    """The rules above, and the closed reading of tests (support/documents.py), fail where they should."""
+    assert [where for where, *_ in parts({"properties": {"a": {"type": "array", "items": {}}}}, "x")] == [
+        "x.a",
+        "x.a[]",
+    ]
+    schema = documents_of_tests.published("tenant")
+    document = {"schema": "firmament.tenant/1", "name": "acme", "more": 1}
+    assert Draft202012Validator(schema).is_valid(document)
+    assert not Draft202012Validator(documents_of_tests.closed(schema)).is_valid(document)
+    with pytest.raises(AssertionError):
+        documents_of_tests.check(document)
 
 
 def test_no_schema_is_of_a_document_that_is_no_more():

@@ -30,15 +30,23 @@ def fields(cls: type) -> dict[str, str]:
 
 
 def parts(schema: dict, path: str = "") -> dict[str, str]:
-    """Every field of a JSON document, at any depth."""
+    """Every field of a JSON document, at any depth, with its type and whether it is always there; and its words."""
     found = {}
     for name, part in schema.get("properties", {}).items():
-        found[f"{path}{name}"] = "field"
+        always = "always" if name in schema.get("required", ()) else "sometimes"
+        found[f"{path}{name}"] = f"{_type(part)}, {always}"
+        found |= {f"{path}{name}={word}": "word" for word in part.get("enum", part.get("items", {}).get("enum", ()))}
         found |= parts(part, f"{path}{name}.")
         for word, sign in (("items", "[]"), ("additionalProperties", "{}")):
             if isinstance(part.get(word), dict):
                 found |= parts(part[word], f"{path}{name}{sign}.")
     return found
+
+
+def _type(part: dict) -> str:
+    kinds = part.get("type", "const")
+    inner = next((part[word] for word in ("items", "additionalProperties") if isinstance(part.get(word), dict)), None)
+    return (kinds if isinstance(kinds, str) else "|".join(kinds)) + (f" of {_type(inner)}" if inner else "")
 
 
 def documents() -> dict[str, dict[str, str]]:
@@ -126,6 +134,21 @@ def changes(published: dict, now: dict) -> list[str]:
             elif now[group][name] != value:
                 found.append(f"{group}: {name} was {value}, is {now[group][name]}")
     return found
+
+
+def test_a_field_of_a_document_that_changes_is_found():
+    """Without a new version: dropped, another type, no longer always there, a word less; more of them is no change."""
+    field = {"type": "integer", "description": "x"}
+    schema = {"required": ["a"], "properties": {"a": field, "b": {"type": "string", "enum": ["on", "off"]}}}
+    pinned = {"g": parts(schema)}
+    assert changes(pinned, {"g": parts(schema | {"properties": schema["properties"] | {"c": field}})}) == []
+    for changed in (
+        {"required": [], "properties": schema["properties"]},
+        {"required": ["a"], "properties": {"a": field}},
+        {"required": ["a"], "properties": schema["properties"] | {"a": {"type": "string"}}},
+        {"required": ["a"], "properties": schema["properties"] | {"b": {"type": "string", "enum": ["on"]}}},
+    ):
+        assert changes(pinned, {"g": parts(changed)}) != []
 
 
 def test_nothing_published_was_changed():

@@ -2,9 +2,11 @@
 
     value = documents.loads(done.stdout)
 
-A new document, or a field more, is written down by running its test with WRITE_DOCUMENTS=1: the schema
-is widened by what was seen. Look at the difference before it is committed: a field that is required
-there is a promise.
+The published schemas are open: a reader ignores fields it does not know (ADR-0033). Here they are closed: a field that no
+schema names fails, and so does a document of the table that no test of a whole run has seen.
+
+A new document, or a field more, is written down by running its test with WRITE_DOCUMENTS=1: the schema is widened by
+what was seen. Then say by hand what each field is, which are always there, and which words it can hold.
 """
 
 import json
@@ -12,15 +14,17 @@ import os
 from functools import cache
 from pathlib import Path
 
+import pytest
 from jsonschema import Draft202012Validator
 
 from firmament.cli.schemas import SCHEMAS
 
 PLACE = Path(__file__).parents[2] / "docs/reference/json"
 WRITE = "WRITE_DOCUMENTS"
-MAPS = {"facts", "counts", "tables", "files", "pages", "attributes", "roles", "versions", "as_assumed", "bad_build",
-        "repository", "identity", "sums", "modes", "labels", "consent_counts", "by_status", "languages"}  # fmt: skip
-"""Objects whose keys are data, not fields."""
+COMMENT = "Fields may be added: ignore those that you do not know."
+HEAD = ("$schema", "title", "$comment", "description")
+KEPT = ("description", "enum", "additionalProperties")
+SEEN: set[str] = set()
 
 
 def loads(text):
@@ -33,6 +37,7 @@ def check(value):
     name, _, version = value["schema"].removeprefix("firmament.").partition("/")
     assert name in SCHEMAS, name
     assert version == "1", value["schema"]
+    SEEN.add(name)
     if os.environ.get(WRITE):
         widen(name, value)
     problems = [f"{error.json_path}: {error.message}" for error in validator(name).iter_errors(value)]
@@ -49,36 +54,87 @@ def path_of(name):
     return PLACE / f"{name}-1.json"
 
 
+def published(name):
+    return json.loads(path_of(name).read_text())
+
+
 @cache
 def validator(name):
-    return Draft202012Validator(json.loads(path_of(name).read_text()))
+    return Draft202012Validator(closed(published(name)))
 
 
-# --- writing them down -----------------------------------------------------------------------
+def closed(schema):
+    """Return a schema that takes no field it does not name."""
+    if isinstance(schema, list):
+        return [closed(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {key: closed(part) for key, part in schema.items()}
+    if "properties" in schema and isinstance(schema.get("type"), str | list):
+        found.setdefault("additionalProperties", False)
+    return found
+
+
+# --- what no test has seen: hooks that conftest.py takes over --------------------------------------
+
+
+def is_whole(config):
+    """Whether a run is of the whole suite: nothing was named or left out."""
+    return (
+        config.args_source is pytest.Config.ArgsSource.TESTPATHS
+        and not any(config.getoption(name) for name in ("keyword", "markexpr", "deselect", "lf", "collectonly"))
+        and not config.getoption("ignore")
+    )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    SEEN.update(getattr(node, "workeroutput", {}).get("documents", ()))
+
+
+def pytest_sessionfinish(session, exitstatus):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["documents"] = sorted(SEEN)
+    elif exitstatus == 0 and is_whole(session.config) and unseen():
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if is_whole(config) and unseen():
+        terminalreporter.write_line(f"No test has seen these documents: {', '.join(unseen())}", red=True)
+
+
+def unseen():
+    return sorted(set(SCHEMAS) - SEEN)
+
+
+# --- writing them down ---------------------------------------------------------------------------
 
 
 def widen(name, value):
     """Widen a schema by a document, and write it."""
     path = path_of(name)
-    before = json.loads(path.read_text()) if path.exists() else None
-    found = union(before, infer(value))
+    before = published(name) if path.exists() else None
     found = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"firmament.{name}/1",
-        **{key: found[key] for key in found if key not in {"$schema", "title"}},
+        "$comment": COMMENT,
+        "description": (before or {}).get("description", ""),
+        **{key: part for key, part in union(before, infer(value)).items() if key not in HEAD},
     }
     found["properties"]["schema"] = {"const": f"firmament.{name}/1"}
-    text = json.dumps(found, indent=1, sort_keys=False, ensure_ascii=False) + "\n"
+    text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
     if before is None or path.read_text() != text:
         PLACE.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         validator.cache_clear()
 
 
-def infer(value, key=""):
+def infer(value):
+    """Return the schema of one value."""
     match value:
         case None:
-            return {}
+            return {"type": "null"}
         case bool():
             return {"type": "boolean"}
         case int():
@@ -91,43 +147,34 @@ def infer(value, key=""):
             items = None
             for item in value:
                 items = union(items, infer(item))
-            return {"type": "array", "items": items or {}}
-        case dict() if key in MAPS:
-            values = None
-            for item in value.values():
-                values = union(values, infer(item))
-            return {"type": "object", "additionalProperties": values or {}}
-    fields = {name: infer(item, name) for name, item in value.items()}
-    return {"type": "object", "required": sorted(value), "properties": dict(sorted(fields.items()))}
+            return {"type": "array"} | ({"items": items} if items else {})
+    fields = {name: infer(item) for name, item in sorted(value.items())}
+    return {"type": "object", "required": sorted(value), "properties": fields}
 
 
 def union(one, other):
-    """Return the schema of what either of two describes."""
-    if one is None or one == other:
-        return other
-    if not one or not other:
-        return one or other if "null" in types(one or other) else nullable(one or other)
-    kinds = sorted({*types(one), *types(other)} - ({"integer"} if "number" in types(one) + types(other) else set()))
-    found = {"type": kinds[0] if len(kinds) == 1 else kinds}
-    for side in (one, other):
-        for word in ("items", "additionalProperties"):
-            if word in side:
-                found[word] = union(found.get(word), side[word]) if word in found else side[word]
-    both = [side for side in (one, other) if "properties" in side]
-    if both:
-        names = sorted({name for side in both for name in side["properties"]})
-        found["required"] = sorted(set.intersection(*(set(side["required"]) for side in both)))
-        found["properties"] = {}
-        for name in names:
-            parts = [side["properties"][name] for side in both if name in side["properties"]]
-            found["properties"][name] = union(*parts) if len(parts) == 2 else parts[0]
+    """Return the schema of what either of two describes; words of the first are kept."""
+    if not one or not other or one == other:
+        return one or other
+    kinds = {*types(one), *types(other)}
+    kinds -= {"integer"} if "number" in kinds else set()
+    found = {"type": min(kinds) if len(kinds) == 1 else sorted(kinds)} if kinds else {}
+    found |= {word: one[word] for word in KEPT if word in one}
+    if isinstance(one.get("additionalProperties"), dict):  # an object whose keys are data
+        for part in other.get("properties", {}).values():
+            found["additionalProperties"] = union(found["additionalProperties"], part)
+        return found
+    if "items" in one or "items" in other:
+        found["items"] = union(one.get("items"), other.get("items"))
+    sides = [side for side in (one, other) if "properties" in side]
+    if sides:
+        found["required"] = sorted(set.intersection(*(set(side.get("required", ())) for side in sides)))
+        names = sorted({name for side in sides for name in side["properties"]})
+        parts = {name: [side["properties"][name] for side in sides if name in side["properties"]] for name in names}
+        found["properties"] = {name: union(part[0], part[-1]) for name, part in parts.items()}
     return found
 
 
 def types(schema):
     found = schema.get("type", [])
     return [found] if isinstance(found, str) else found
-
-
-def nullable(schema):
-    return {**schema, "type": sorted({*types(schema), "null"})} if "type" in schema else schema

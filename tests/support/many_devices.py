@@ -41,7 +41,7 @@ def fill(directory: Path, count: int) -> None:
             seen.append((row, now - (chance.randrange(90_000, 900_000) if is_quiet else chance.randrange(3, 1800)), ""))
             places.append((row, 1, first_site + number % len(SITES)))
             if number % 40 == 0:
-                tags.append((row, 1, "pinned"))
+                tags.append((row, 1, "beta"))
         db.executemany(
             "INSERT INTO device(id, tenant_id, uid, product_id, hardware, serial, identity_keyid, identity_key, "
             "hpke_public_key, bucket, enrolled_at, version, sequence_number, attributes) "

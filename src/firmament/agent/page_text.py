@@ -14,8 +14,8 @@ WORDS: Final[dict[str, dict[str, str]]] = {
         "withdraw": "Take my yes back", "code": "Code shown on the device", "auto": "Automatic updates",
         "opt-out": "Switch automatic updates off", "opt-in": "Switch automatic updates on",
         "is-out": "Automatic updates are off.", "is-in": "Updates follow the device's policy.",
-        "risk": "Security updates will no longer install by themselves: known holes stay open until you install "
-                "them. You will still be told about updates.",
+        "risk": "Switched off, security updates no longer install by themselves: known holes stay open until you "
+                "install them. You will still be told about updates.",
         "said": "Your answer was taken.", "wrong-code": "That is not the code that the device shows.",
         "locked": "Too many wrong codes. Read the new code off the device in a minute.",
         "refused": "This cannot be answered now.", "limit": "This security update cannot be postponed any more.",
@@ -49,8 +49,8 @@ WORDS: Final[dict[str, dict[str, str]]] = {
         "withdraw": "Retirer mon accord", "code": "Code affiché par l'appareil", "auto": "Mises à jour automatiques",
         "opt-out": "Désactiver les mises à jour automatiques", "opt-in": "Activer les mises à jour automatiques",
         "is-out": "Les mises à jour automatiques sont désactivées.", "is-in": "Les mises à jour suivent les règles.",
-        "risk": "Les mises à jour de sécurité ne s'installeront plus seules : les failles connues restent ouvertes "
-                "jusqu'à ce que vous les installiez. Vous resterez informé.",
+        "risk": "Désactivées, même celles de sécurité ne s'installent plus seules : les failles connues restent "
+                "ouvertes jusqu'à ce que vous les installiez. Vous resterez informé.",
         "said": "Votre réponse est enregistrée.", "wrong-code": "Ce n'est pas le code affiché par l'appareil.",
         "locked": "Trop de codes faux. Lisez le nouveau code dans une minute.",
         "refused": "Il n'y a rien à répondre maintenant.",
@@ -68,7 +68,7 @@ WORDS: Final[dict[str, dict[str, str]]] = {
         "auto": "Atualizações automáticas", "opt-out": "Desligar atualizações automáticas",
         "opt-in": "Ligar atualizações automáticas", "is-out": "As atualizações automáticas estão desligadas.",
         "is-in": "As atualizações seguem as regras do aparelho.",
-        "risk": "As atualizações de segurança deixam de se instalar sozinhas: falhas conhecidas ficam abertas até as "
+        "risk": "Desligadas, nem as de segurança se instalam sozinhas: falhas conhecidas ficam abertas até as "
                 "instalar. Continuará a ser informado.",
         "said": "A sua resposta foi registada.", "wrong-code": "Esse não é o código que o aparelho mostra.",
         "locked": "Demasiados códigos errados. Leia o novo código daqui a um minuto.",

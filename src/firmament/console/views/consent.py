@@ -42,7 +42,7 @@ async def _page(
         report=await visit.card(api.get("/consent/report", release=release or None)),
         releases=await visit.card(api.get("/releases")),
         said_by=await visit.card(api.get("/consent/events", newest=1, limit=EVENTS)),
-        groups=await visit.card(api.get("/groups")),
+        groups=await visit.card(api.get("/groups", counts=0)),
         release=release,
         levels=LEVELS,
         classes=CLASSES,

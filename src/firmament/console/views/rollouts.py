@@ -87,7 +87,7 @@ async def listed(visit: Visit) -> Response:
         live="rollouts" if not (state or product or cursor) else "",
         found=found,
         rollouts=sorted(rollouts, key=lambda rollout: order.get(rollout["state"], len(order))),
-        state=state,
+        only=state,
         next=found.value["next"] if found.value else None,
         person=person,
     )
@@ -99,7 +99,7 @@ async def list_regions(visit: Visit, _key: str) -> dict[str, str]:
     found = await visit.api.get("/rollouts", limit=TARGETS_PAGE)
     order = {name: index for index, name in enumerate(ACTIVE)}
     rollouts = sorted(found["rollouts"], key=lambda rollout: order.get(rollout["state"], len(order)))
-    return {"list": visit.draw("rollouts_list.html", rollouts=rollouts, next=found["next"], state="", person=person)}
+    return {"list": visit.draw("rollouts_list.html", rollouts=rollouts, next=found["next"], only="", person=person)}
 
 
 # --- one rollout ---------------------------------------------------------------------------
@@ -302,6 +302,7 @@ async def _planned(visit: Visit, fields: Mapping[str, str]) -> dict[str, Any]:
     plan = await visit.card(visit.api.post("/rollouts/plan", wish(release, fields))) if release else None
     problem = plan.error if plan is not None and plan.error is not None and "position" in plan.error.facts else None
     return {
+        "found": releases,
         "releases": usable,
         "release": release,
         "fields": fields,
@@ -310,7 +311,7 @@ async def _planned(visit: Visit, fields: Mapping[str, str]) -> dict[str, Any]:
         "ramps": RAMPS,
         "ramp": fields.get("ramp") or "",
         "refusal": "",
-        "groups": await visit.card(visit.api.get("/groups")),
+        "groups": await visit.card(visit.api.get("/groups", counts=0)),
     }
 
 

@@ -408,7 +408,8 @@ class Group(TypedDict):
 
     name: str
     query: str
-    count: int
+    count: int | None
+    """None when nobody asked for it."""
     is_capped: bool
     created_by: str
     created_at: int

@@ -318,6 +318,8 @@ def _wave_open(q: Question) -> Finding | None:
         return Finding("wave-open", Verdict.PASS, f"Wave {q.target.wave} is open.", facts)
     if is_old_stock(q) and q.rollout.open_wave > 1:
         return Finding("wave-open", Verdict.PASS, "Old stock need not wait for its wave.", facts)
+    if q.rollout.open_wave == 0:
+        return Finding("wave-open", Verdict.WAIT, "No wave is open while the rollout stands still.", facts)
     return Finding("wave-open", Verdict.WAIT, f"Wave {q.target.wave} is not open yet.", facts)
 
 
