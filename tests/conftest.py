@@ -7,9 +7,18 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 from support.databases import connection, database_kind, target
+from support.documents import pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown
 from support.swift import swift
 
-__all__ = ("connection", "database_kind", "swift", "target")
+__all__ = (
+    "connection",
+    "database_kind",
+    "pytest_sessionfinish",
+    "pytest_terminal_summary",
+    "pytest_testnodedown",
+    "swift",
+    "target",
+)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts so what it puts in the background, and every program of a test would inherit it.

@@ -48,9 +48,8 @@ FAILS = {
     "/keys/rehearsal": "product",
     "/settings": "person_session",
     "/settings/people": "second_factor",
-    "/settings/tokens": "product",
+    "/settings/tokens": "token",
     "/settings/notifications": "outlet",
-    "/settings/notifications/{name}/{change}": "outlet",
     "/settings/consent": "consent_rule",
 }
 """The table that is taken away from under each page that asks the database."""
@@ -91,6 +90,7 @@ NO_QUESTION = {
     "/devices/views/remove",
     "/settings/about",
     "/settings/consent/remove",
+    "/settings/notifications/{name}/{change}",
     "/settings/people/{name}/{change}",
     "/settings/second-factor",
     "/settings/second-factor/remove",

@@ -13,7 +13,7 @@ import pytest
 from support import documents
 from support.agent_device import AGENT, Device, until
 from support.programs import Program
-from support.server_world import World
+from support.server_world import World, run_command
 
 from firmament.agent.socket import ControlClient
 from firmament.durable import RealDisk
@@ -108,9 +108,11 @@ def test_the_factory_path(tmp_path, world):
     assert device.error("provision", str(file))["code"] == "local/setting"
     device.run("provision", str(file), "--csr-out", str(request), code=0)
     assert device.error("check")["code"] == "state/not-enrolled"
-    reply = world.admin.ask("POST", "/api/v1/enrolments/csr", json.loads(request.read_text()))
-    assert reply.status in {200, 201}, reply.body
-    answer.write_bytes(reply.body)
+    (tmp_path / "token").write_text(world.admin.token)
+    (tmp_path / "token").chmod(0o600)
+    where = ("--server", world.server.url, "--ca", world.server.ca, "--token-file", tmp_path / "token")
+    made = run_command("device", "sign-csr", request, *where, "--out", answer, "--json")
+    assert documents.loads(made.stdout)["file"] == str(answer)
     device.run("provision", str(file), "--certificate", str(answer), code=0)
     device.run("check", code=5)
 
@@ -137,6 +139,8 @@ def test_an_owner_who_wants_to_be_asked(tmp_path, world, releases):
 
 
 def test_the_doctor_looks_at_everything(device, world):
+    slots = device.run("slots", code=0)["slots"]
+    assert [(slot["slot"], slot["booted"]) for slot in slots] == [("a", True), ("b", False)]
     found = {item["check"]: item for item in device.run("doctor", code=0)["findings"]}
     assert set(found) >= {"enrolment", "floors", "clock", "certificate", "roots", "space", "slots", "boot", "server"}
     assert {item["verdict"] for name, item in found.items() if name != "health"} == {"good"}

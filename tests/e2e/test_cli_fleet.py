@@ -83,6 +83,18 @@ def test_a_device_is_pinned_and_muted_with_reasons(run, world):
     run("device", "unpin", device, code=83)
 
 
+def test_one_device_is_refused_accepted_and_assigned(run, world, release):
+    device = world.ids[2]
+    assert run("device", "disable", device)["device_id"] == run("device", "enable", device)["device_id"] == device
+    made = run("device", "assign", device, release)["attempt_id"]
+    assert run("device", "show", device)["attempts"][0]["attempt_id"] == made
+    assert run("device", "unassign", device)["attempt_id"] == made
+    assert [one["name"] for one in run("operator", "list")["people"]] == ["admin"]
+    assert {"fours"} == {group["name"] for group in run("group", "list")["groups"]}
+    places = run("config", "path")
+    assert {"project", "user", "system"} < set(places)
+
+
 def test_tagging_many_says_how_many_and_refuses_when_that_changed(run):
     assert run("device", "tag", "-q", "hardware=rpi4", "--add", "beta", "--dry-run")["count"] == 2
     run("device", "tag", "-q", "hardware=rpi4", "--add", "beta", code=2)
@@ -157,6 +169,8 @@ def test_a_rollout_from_plan_to_abort(run, world, release):
     until(lambda: run("rollout", "show", name)["is_filled"])
     watched = run("rollout", "watch", name, "--timeout", "1s", "--interval", "0.2", "--json", code=6, json_too=False)
     assert {documents.loads(line)["rollout_id"] for line in watched.splitlines()} == {name}, "JSON Lines"
+    targets = documents.check_lines(run("rollout", "targets", name, "--json", json_too=False))
+    assert {target["device_id"] for target in targets} == set(world.ids[:2])
     text = run("rollout", "show", name, json_too=False)
     assert "thermo/2.0" in text
     assert "If nobody acts" not in text

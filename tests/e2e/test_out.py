@@ -140,6 +140,7 @@ def test_mail_and_topic_get_the_test_message_by_the_command(world, mailbox, brok
     assert {outlet["name"] for outlet in run("list")["outlets"]} >= {"ops", "screen"}
     assert run("log", "ops")["deliveries"][0]["ok"]
     assert run("enable", "ops")["name"] == "ops"
+    assert run("remove", "screen")["name"] == "screen"
 
 
 def test_an_assignment_wakes_the_bucket_of_its_device(world, broker):

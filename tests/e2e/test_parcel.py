@@ -60,6 +60,8 @@ def test_a_device_without_a_network_installs_and_the_fleet_knows_afterwards(worl
     with device.daemon():  # the machine comes back, and its server does not
         until(lambda: list(stick.glob("*.receipt")))
     (receipt,) = stick.glob("*.receipt")
+    written = device.run("receipt", str(stick), code=0)["receipts"]
+    assert written == [str(receipt)]
     assert (device.directory / "b.img").read_bytes().startswith(IMAGE)
     assert device.error("install", str(stick / "site.parcel"))["code"] == "policy/nothing-to-do"
 

@@ -401,6 +401,12 @@ def test_what_is_not_the_key_of_a_payload_is_refused(bench):
     assert give(one.key, release="thermo/1.0", made_for="thermo/1.0")[1] == "request/conflict"
 
 
+def test_a_built_release_is_sealed_later(bench):
+    bench.run("release", "build", bench.image("1.1"), "--version", "9.0", "--hardware", "rpi4")
+    sealed = bench.run("release", "seal", "thermo/9.0")
+    assert [payload["method"] for payload in sealed["payloads"]] == ["sealed"]
+
+
 def test_a_sealed_release_is_not_for_clients_without_an_agent(bench):
     problem = bench.refused("release", "legacy", "thermo/1.1", "--out", bench.directory / "legacy", "--key", "any")
     assert problem["code"] == "request/conflict"

@@ -43,7 +43,10 @@ def test_a_backup_taken_while_it_runs_is_the_same_server_on_another_machine(worl
     device.poll()
     assert device.tell(attempt, "fetching").status == 200
     file = tmp_path / "backup"
-    run_command("server", "backup", file, "-d", world.server.directory, "--passphrase-file", passphrase)
+    made = run_command(
+        "server", "backup", file, "-d", world.server.directory, "--passphrase-file", passphrase, "--json"
+    )
+    assert documents.loads(made.stdout)["length_bytes"] == file.stat().st_size
     assert file.stat().st_mode & 0o777 == 0o600
     assert b"PRIVATE KEY" not in file.read_bytes()
     assert device.tell(attempt, "verified").status == 200  # after the backup: the restored server has not heard it
@@ -54,7 +57,8 @@ def test_a_backup_taken_while_it_runs_is_the_same_server_on_another_machine(worl
     place = tmp_path / "elsewhere"
     named = fresh_database(database_kind)
     env = {f"FIRMAMENT_SERVER_{name.upper()}": value for name, value in named.items()}
-    run_command("server", "restore", file, place, "--passphrase-file", passphrase, env=env)
+    back = run_command("server", "restore", file, place, "--passphrase-file", passphrase, "--json", env=env)
+    assert documents.loads(back.stdout)["rows"] == documents.loads(made.stdout)["rows"]
     again = run_command("server", "restore", file, place, "--passphrase-file", passphrase, env=env, check=False)
     assert "request/conflict" in again.stderr
     assert run_command("server", "doctor", "-d", place, env=env, check=False).returncode == 0

@@ -27,6 +27,8 @@ from support.server_world import (
     sha256,
 )
 
+from firmament.server.database.migrate import HEAD
+
 
 @pytest.fixture
 def directory(tmp_path):
@@ -106,10 +108,11 @@ def test_an_online_key_that_others_may_read_is_refused(directory):
 
 def test_a_given_certificate_is_used(tmp_path, directory):
     tls = directory / "tls"
-    run_command(
-        "server", "init", tmp_path / "given", "--port", "0",
+    made = run_command(
+        "server", "init", tmp_path / "given", "--port", "0", "--json",
         "--certificate", tls / "server.pem", "--certificate-key", tls / "server.key",
     )  # fmt: skip
+    assert documents.loads(made.stdout)["directory"] == str(tmp_path / "given")
     server = RunningServer(tmp_path / "given").start()
     try:
         shutil.copy(directory / "tls" / "ca.pem", tmp_path / "given" / "tls" / "ca.pem")
@@ -178,7 +181,10 @@ def test_as_root_the_signer_runs_as_its_own_user():
         password = directory / "password"
         password.write_text(PASSWORD)
         password.chmod(0o600)
-        run_command("operator", "add", "admin", "--role", "admin", "-d", server, "--password-file", password)
+        added = run_command(
+            "operator", "add", "admin", "--role", "admin", "-d", server, "--password-file", password, "--json"
+        )
+        assert documents.loads(added.stdout)["role"] == "admin"
         running = RunningServer(server).start()
         try:
             log = [json.loads(line) for line in running.log.read_text().splitlines() if "signer.started" in line]
@@ -267,7 +273,7 @@ def test_a_publish_is_old_or_new_wherever_it_is_killed(tmp_path):
         [sys.executable, script, tmp_path], capture_output=True, text=True, timeout=200, check=False
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    found = documents.loads(result.stdout)
+    found = json.loads(result.stdout)
     assert found["cuts"] == found["operations"] >= 40
     assert found["old"] >= 30
     assert found["new"] >= 1
@@ -280,7 +286,10 @@ def test_trust_can_be_imported_offline(either, tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "1.root.json").write_bytes(author.root(name))
     roots = ("--image", tmp_path / "image" / "1.root.json", "--director", tmp_path / "director" / "1.root.json")
-    run_command("server", "trust", "-d", directory, *roots)
+    trusted = run_command("server", "trust", "-d", directory, *roots, "--json").stdout
+    assert documents.loads(trusted)["trusted"] == {"image": 1, "director": 1}
+    migrated = documents.loads(run_command("server", "migrate", "-d", directory, "--json").stdout)
+    assert migrated["revision"] == HEAD
     other = Author(json.loads((directory / "online-public.json").read_text()))
     (tmp_path / "image" / "1.root.json").write_bytes(other.root("image"))
     assert "request/conflict" in run_command("server", "trust", "-d", directory, *roots, check=False).stderr

@@ -120,7 +120,7 @@ SCHEMAS: Final[dict[str, str]] = {
     "server-doctor":       "ok findings",
     "server-init":         "directory ca online_public names addresses port",
     "server-trust":        "trusted",
-    "server-migrate":      "database schema",
+    "server-migrate":      "database revision",
     "server-backup":       "file rows files length_bytes payloads",
     "server-restore":      "directory rows files payloads",
     "server-gc":           "dry_run blobs length_bytes kept uploads",
@@ -154,4 +154,7 @@ def require_fields(name: str, value: Mapping[str, Any]) -> None:
     missing = [field for field in SCHEMAS.get(name, "").split() if field not in value]
     if missing:
         msg = f"the document {name} lacks {', '.join(missing)}"
+        raise RuntimeError(msg)
+    if "schema" in value:
+        msg = f"the document {name} would hide its own schema"
         raise RuntimeError(msg)

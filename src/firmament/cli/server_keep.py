@@ -33,7 +33,7 @@ def migrate(directory: Path) -> None:
     target = database_target(layout, settings)
     bring_to_head(target)
     output().document(
-        "server-migrate", {"database": str(target), "schema": HEAD}, lines=[f"{target} is at schema {HEAD}."]
+        "server-migrate", {"database": str(target), "revision": HEAD}, lines=[f"{target} is at schema {HEAD}."]
     )
 
 

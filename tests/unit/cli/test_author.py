@@ -219,7 +219,7 @@ def test_expiry_warns_a_timer(ws, bench):
     assert set(found["soon"]) == {"snapshot", "timestamp"}
     bench.advance(86_400 * 31)
     assert "EXPIRED" in run("key", "expiry", code=3).stdout
-    run("release", "renew", "timestamp")
+    assert ask("release", "renew", "timestamp")["role"] == "timestamp"
     assert ask("key", "expiry")["soon"] == []
     assert "number of days" in run("key", "expiry", "--within", "x", code=2).stderr
 
@@ -369,7 +369,7 @@ def test_list_diff_and_inspect(ws):
 
 def test_withdraw_renew_and_products(ws):
     release()
-    run("product", "add", "pump")
+    assert ask("product", "add", "pump")["targets_version"] == 2
     assert [item["name"] for item in ask("product", "list")["products"]] == ["pump", "thermo"]
     assert "--product" in refusal("release", "build", "app", "--version", "1.0", "--hardware", "h")["message"]
     assert ask("release", "withdraw", "thermo/1.0")["complete"] is True
@@ -412,7 +412,7 @@ def test_legacy_files_verify_with_openssl(ws):
     run("key", "generate", "old-clients", "--kind", "rsa-pss", "--rsa-bits", "2048")
     Path("device.key").write_bytes(b"0123456789abcdef")
     Path("device.key").chmod(0o600)
-    run("release", "legacy", "thermo/1.0", "--key", "old-clients", "--out", "old", "--tag", "sensor-1=device.key")
+    ask("release", "legacy", "thermo/1.0", "--key", "old-clients", "--out", "old", "--tag", "sensor-1=device.key")
     Path("key.pub").write_text(run("key", "export-public", "old-clients", "--pem").stdout)
     for name, signature in (("thermo-1.0-bundle.tar", "thermo-1.0-bundle.sig"), ("version.json", "version.json.sig")):
         done = subprocess.run(

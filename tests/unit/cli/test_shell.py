@@ -67,7 +67,19 @@ def test_the_wheel_brings_the_manual_and_the_commands(tmp_path):
 
 def test_one_page_goes_to_the_pager():
     page = run(BIN / "firmament-agent", "man", "status").stdout
+    said = documents.loads(run(BIN / "firmament-agent", "man", "status", "--json").stdout)
+    assert said["pages"] == {"firmament-agent-status": page.removesuffix("\n")}
     assert page.startswith('.TH "FIRMAMENT-AGENT-STATUS" "1"')
+
+
+def test_a_device_gets_its_unit_and_a_skeleton_of_its_settings(tmp_path):
+    made = documents.loads(run(BIN / "firmament-agent", "install-service", "--root", tmp_path, "--json").stdout)
+    assert {Path(file["path"]).name for file in made["files"]} >= {"firmament-agent.service", "agent.toml"}
+    assert all(Path(file["path"]).exists() for file in made["files"])
+
+
+def test_a_demo_that_is_not_there_needs_no_end(tmp_path):
+    assert documents.loads(run(BIN / "firmament", "demo", "--stop", tmp_path, "--json").stdout)["ended"] == 0
 
 
 def test_notes_are_checked_before_they_are_signed(tmp_path):
