@@ -128,4 +128,6 @@ def test_a_document_that_lacks_what_it_promises_is_a_mistake(capsys):
         out.document("workspace", {"keys": [], "has_director": True, "gives_up": ""})
     with pytest.raises(RuntimeError, match="attempt lacks attempt_id"):
         out.line("attempt", {}, text="")
+    with pytest.raises(RuntimeError, match="hide its own schema"):
+        out.document("tenant", {"name": "acme", "schema": "x"})
     assert capsys.readouterr().out == ""

@@ -86,8 +86,8 @@ def is_whole(config):
     """Whether a run is of the whole suite: nothing was named or left out."""
     return (
         config.args_source is pytest.Config.ArgsSource.TESTPATHS
-        and not any(config.getoption(name) for name in ("keyword", "markexpr", "deselect", "lf", "collectonly"))
-        and not config.getoption("ignore")
+        and not any(config.getoption(name, None) for name in ("keyword", "markexpr", "deselect", "lf", "collectonly"))
+        and not config.getoption("ignore", None)
     )
 
 
