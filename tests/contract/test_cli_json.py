@@ -107,6 +107,25 @@ def test_a_skeleton_and_an_unknown_field_are_found():
         documents_of_tests.check(document)
 
 
+def test_what_tests_see_is_written_down_when_asked(tmp_path, monkeypatch):
+    """The words of a schema stay; what is not always there is not required; what may be null says so."""
+    monkeypatch.setattr(documents_of_tests, "PLACE", tmp_path)
+    monkeypatch.setenv(documents_of_tests.WRITE, "1")
+    documents_of_tests.validator.cache_clear()
+    head = {"schema": "firmament.tenant/1", "name": "acme"}
+    documents_of_tests.check({**head, "rows": [{"at": 1, "ratio": 1}]})
+    file = documents_of_tests.path_of("tenant")
+    file.write_text(file.read_text().replace('"name": {', '"name": {"description": "Its name.", '))
+    documents_of_tests.check({**head, "rows": [{"at": None, "ratio": 0.5, "more": True}], "until": 5})
+    schema = documents_of_tests.published("tenant")
+    documents_of_tests.validator.cache_clear()
+    assert schema["required"] == ["name", "rows", "schema"]
+    assert schema["properties"]["name"] == {"description": "Its name.", "type": "string"}
+    row = schema["properties"]["rows"]["items"]
+    assert (row["required"], row["properties"]["at"]) == (["at", "ratio"], {"type": ["integer", "null"]})
+    assert row["properties"]["ratio"] == {"type": "number"}
+
+
 def test_no_schema_is_of_a_document_that_is_no_more():
     assert {path.name for path in documents_of_tests.PLACE.iterdir()} == {f"{name}-1.json" for name in schemas.SCHEMAS}
 
