@@ -169,7 +169,7 @@ def test_a_rollout_from_plan_to_abort(run, world, release):
     until(lambda: run("rollout", "show", name)["is_filled"])
     watched = run("rollout", "watch", name, "--timeout", "1s", "--interval", "0.2", "--json", code=6, json_too=False)
     assert {documents.loads(line)["rollout_id"] for line in watched.splitlines()} == {name}, "JSON Lines"
-    targets = documents.check_lines(run("rollout", "targets", name, "--json", json_too=False))
+    targets = documents.check_lines(run("rollout", "export", name, "--json", json_too=False))
     assert {target["device_id"] for target in targets} == set(world.ids[:2])
     text = run("rollout", "show", name, json_too=False)
     assert "thermo/2.0" in text
