@@ -42,7 +42,7 @@ def check(value):
     assert name in SCHEMAS, name
     assert version == "1", value["schema"]
     SEEN.add(name)
-    if os.environ.get(WRITE):
+    if os.environ.get(WRITE) and not (path_of(name).exists() and validator(name).is_valid(value)):
         widen(name, value)
     problems = [f"{error.json_path}: {error.message}" for error in validator(name).iter_errors(value)]
     assert problems == [], name
@@ -176,9 +176,9 @@ def union(one, other):
     kinds = {*types(one), *types(other)}
     kinds -= {"integer"} if "number" in kinds else set()
     found = {"type": min(kinds) if len(kinds) == 1 else sorted(kinds)} if kinds else {}
-    found |= {word: one[word] for word in KEPT if word in one}
-    if isinstance(one.get("additionalProperties"), dict):  # an object whose keys are data
-        for part in other.get("properties", {}).values():
+    found = {word: one[word] for word in KEPT if word in one} | found
+    if "additionalProperties" in one:  # an object whose keys are data, or one that is specified elsewhere
+        for part in other.get("properties", {}).values() if one["additionalProperties"] is not True else ():
             found["additionalProperties"] = union(found["additionalProperties"], part)
         return found
     if "items" in one or "items" in other:
