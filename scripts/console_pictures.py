@@ -46,7 +46,6 @@ PICTURES = (
     ("console-overview.png", "/", "light", WIDE, ""),
     ("console-devices.png", "/devices", "light", WIDE, ""),
     ("console-device.png", "{failed}", "light", WIDE, "#b-more"),
-    ("console-pin.png", "{failed}/pin", "dark", PHONE, ""),
     ("console-why.png", "{failed}/why?release=meter/2.0", "dark", WIDE, ""),
     ("console-new-rollout.png", "/rollouts/new?release=thermo/2.14.0", "light", WIDE, ""),
     ("console-release.png", "/releases/meter/2.0", "dark", WIDE, ""),
