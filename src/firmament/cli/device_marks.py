@@ -10,7 +10,6 @@ from firmament.cli.common import output, output_options
 from firmament.cli.operator_client import connect, element, server_options
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from typing import Any
 
 _PIN: Final = """Keep a device on what it runs: rollouts leave it out, and nothing can be offered to it by hand.
@@ -48,7 +47,7 @@ def _clearing(name: str, help_text: str, sentence: str) -> click.Command:
 
 
 def _change(
-    method: str, name: str, device_id: str, sentence: str, where: dict[str, Path | None], body: dict[str, str] | None
+    method: str, name: str, device_id: str, sentence: str, where: dict[str, Any], body: dict[str, str] | None
 ) -> None:
     path = f"/api/v1/devices/{element(device_id)}"
     with connect(where["server_url"], where["ca"], where["workspace"], where["token_file"]) as client:
