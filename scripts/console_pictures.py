@@ -30,7 +30,7 @@ CHROMIUM = "/usr/bin/chromium-headless-shell"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 CROWD = 120
 DEVICES = 100_000
-LUCKLESS, AT_ONCE = 3, 3
+LUCKLESS, AT_ONCE = 4, 3
 NOTES = {"en": "Fixes meter readings that stop after 49 days.\nRestart, about two minutes.", "pt": "Corrige leituras."}
 BILLS = {
     "1.0": {"zlib": "1.2.13", "curl": "8.5.0", "mbedtls": "3.5.1", "jq": "1.6"},
@@ -85,7 +85,7 @@ def prepare(directory: Path) -> tuple[World, dict[str, str], list[CrowdDevice]]:
     token = world.enrolment_token("meter", uses=CROWD)
     crowd = []
     for number in range(CROWD):
-        hardware = "rev-c" if number % 7 == LUCKLESS else "rev-b"
+        hardware = "rev-c" if number % LUCKLESS == 1 else "rev-b"
         fails = (lambda _: "slot/health") if hardware == "rev-c" else (lambda _: "")
         device = CrowdDevice(
             world.server.url, world.server.ca, "meter", hardware, f"ME-{number + 1:04}", random.Random(number), fails
@@ -98,7 +98,7 @@ def prepare(directory: Path) -> tuple[World, dict[str, str], list[CrowdDevice]]:
         "name": "meter to 2.0", "release": "meter/2.0", "note": "Meters in the field stop counting after 49 days.",
         "waves": [{"name": "canary", "devices": bench}, {"name": "60 %", "percent": 60},
                   {"name": "everyone", "percent": 100}],
-        "gate": {"limit_ratio": "0.13", "min_finished": 70},
+        "gate": {"limit_ratio": "0.1", "min_finished": 30},
     }  # fmt: skip
     made = world.admin.ask("POST", "/api/v1/rollouts", body)
     path = f"/rollouts/{made.json['rollout_id']}"

@@ -61,7 +61,8 @@ def line(values: Sequence[float], limit: float | None) -> Line | None:
         return round(TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / top), 1)
 
     def x(index: int) -> float:
-        return round(LEFT + (WIDTH - LEFT - RIGHT) * (index / max(1, len(kept) - 1)), 1)
+        share = index / (len(kept) - 1) if len(kept) > 1 else 1.0  # a single value is the newest
+        return round(LEFT + (WIDTH - LEFT - RIGHT) * share, 1)
 
     points = " ".join(f"{x(i)},{y(value)}" for i, value in enumerate(kept))
     last_x = x(len(kept) - 1)
