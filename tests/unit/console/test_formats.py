@@ -66,6 +66,7 @@ def test_a_line_has_its_limit_inside():
     assert line.last_y < line.limit_y  # above the limit is higher up
     assert 2 <= len(line.ticks) <= 6
     assert charts.line([], 0.02) is None
+    assert charts.line([0.5], 0.02).last_x == line.last_x  # a single value is the newest one
 
 
 @pytest.mark.parametrize(

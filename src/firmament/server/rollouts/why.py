@@ -388,12 +388,7 @@ def _heard(q: Question) -> Finding | None:
         return Finding("has-asked", Verdict.WAIT, "The device has never asked.")
     seen = format_time(datetime.fromtimestamp(q.device.last_seen, UTC))
     facts = {"last_seen": q.device.last_seen}
-    return Finding(
-        "has-asked",
-        Verdict.PASS,
-        f"The device asked last at {seen}; what waits for it reaches it when it asks again.",
-        facts,
-    )
+    return Finding("has-asked", Verdict.PASS, f"The device asked last at {seen}.", facts)
 
 
 RULES: Final[tuple[Callable[[Question], Finding | None], ...]] = (
