@@ -45,7 +45,7 @@ def check(value):
     if os.environ.get(WRITE) and not (path_of(name).exists() and validator(name).is_valid(value)):
         widen(name, value)
     problems = [f"{error.json_path}: {error.message}" for error in validator(name).iter_errors(value)]
-    assert problems == [], name
+    assert not problems, f"{name}: {problems}"
     return value
 
 

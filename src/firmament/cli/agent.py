@@ -467,7 +467,8 @@ def _print_progress(event: dict[str, Any]) -> None:
 
 def _print_event(event: dict[str, Any]) -> None:
     """Show an event on stdout: ``status --watch``."""
-    print(json.dumps(event, ensure_ascii=False, default=str) if output().as_json else _event_text(event), flush=True)
+    out = output()
+    out.line("agent-event", event, text="" if out.as_json else _event_text(event))
 
 
 def _event_text(event: dict[str, Any]) -> str:

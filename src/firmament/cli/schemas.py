@@ -131,6 +131,7 @@ SCHEMAS: Final[dict[str, str]] = {
     "wrapping-key-registered": "device_id",
     # devices
     "agent-doctor":        "ok findings",
+    "agent-event":         "event",
     "consent":             "state release_id class consent offer blocked",
     "history":             "attempts",
     "installed":           "files",
