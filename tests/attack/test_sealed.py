@@ -1,6 +1,7 @@
 """Attacks on sealed payloads and deltas, against the real agent (trust.md §10, 51 to 55)."""
 
 import json
+import lzma
 from dataclasses import replace
 
 import pytest
@@ -9,9 +10,17 @@ from attack.payloads import SECRET, image_of, public_key, publish, sealed_whole
 from support.world import PRODUCT
 
 from firmament.core.digest import Digest
-from firmament.errors import DigestMismatchError, KeyWrapError, SealedError, TruncatedError
+from firmament.core.manifest import Payload
+from firmament.errors import (
+    DigestMismatchError,
+    KeyWrapError,
+    MalformedPayloadError,
+    SealedError,
+    TruncatedError,
+)
 from firmament.payload import wrap
 from firmament.payload.readers import BytesReader
+from firmament.payload.refdelta import wire
 from firmament.payload.sealed import Opener, Suite, seal
 from firmament.payload.wrap import Purpose
 from firmament.sim.server import Packed, delta, whole
@@ -110,6 +119,32 @@ def test_54_a_container_that_lies_about_its_length(stage):
     small = replace(payload, facts={**payload.facts, "inner": {**payload.facts["inner"], "length_bytes": 1000}})
     publish(stage, Packed((small,), packed.files, packed.keys))
     stage.refused(SealedError)
+
+
+def test_54_a_payload_that_unpacks_without_end(stage):
+    """An author is tricked into signing ten kilobytes that unpack to 64 MiB: what is written ends at the signed length."""
+    data = lzma.compress(make_bundle("1.1", extra={"zeros": bytes(64 * 1024**2)}), preset=0)
+    bomb = Payload("xz", 1, f"{PRODUCT}/1.1/image.xz", len(data), Digest.of(data))
+    publish(stage, Packed((bomb,), {bomb.target: data}))
+    stage.refused(MalformedPayloadError)
+    room = sum(512 * path.stat().st_blocks for path in stage.victim.directory.rglob("*") if path.is_file())
+    assert room < 4 * 1024**2, "nothing of it is kept"
+
+
+@pytest.mark.parametrize("where", ["the precursor", "the image"])
+def test_55_a_delta_that_reaches_out_of_bounds(stage, where):
+    """A delta, signed by mistake, copies from or to where nothing is; there is no other payload to fall back to."""
+    old, image = make_bundle("1.0"), image_of("1.1")
+    move, gap = (-1, 0) if where == "the precursor" else (0, len(image))
+    head = [wire.signed_varints([move]), wire.varints([gap]), wire.varints([1]), b"", b"", b"", b""]
+    frame = wire.write_group([b""] * 5)
+    start = wire.MAGIC + b"\1" + wire.varints((len(old), len(image), 1, len(image), len(frame)))
+    data = start + wire.write_group(head) + frame
+    target = f"{PRODUCT}/1.1/evil.refdelta"
+    evil = Payload("refdelta", 1, target, len(data), Digest.of(data), precursor_digest=Digest.of(old))
+    publish(stage, Packed((evil,), {target: data}))
+    stage.refused(MalformedPayloadError)
+    assert "lies outside an image" in stage.server.reports[-1].message
 
 
 def test_55_a_delta_that_makes_something_else_is_never_started(stage):

@@ -10,9 +10,9 @@ import contextlib
 import platform
 import random  # noqa: TID251 - the one place that makes the agent's chance; it decides nothing secret
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from zoneinfo import ZoneInfo
 
 from firmament.agent import identity
@@ -36,13 +36,21 @@ if TYPE_CHECKING:
     from datetime import datetime, tzinfo
 
     from firmament.agent.bootctl.port import BootControl
+    from firmament.agent.fetch import TransferSettings
     from firmament.agent.identity import Enrolment
     from firmament.agent.parts import Unwrap
     from firmament.agent.settings import AgentSettings
+    from firmament.agent.share import Share
     from firmament.core.clock import Clock
     from firmament.core.digest import Digest
     from firmament.durable import Disk
     from firmament.trust.floors import Floors
+
+PEER_CONNECT_S: Final = 2.0
+PEER_IDLE_S: Final = 5.0
+PEER_MIN_RATE_BYTES_PER_S: Final = 16 * 1024
+# A neighbour answers in milliseconds and sends megabytes per second; whoever does not is not worth waiting for while
+# the server is there. A device whose own rate is limited waits for itself, which does not count.
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +119,7 @@ def compose(
             clock=clock,
             floors=floors,
             methods=methods,
-            caches=tuple(_cache(url, settings, clock) for url in settings.payloads.base_urls),
+            caches=_caches(settings, clock),
             payload_deadline_s=settings.transfer.deadline_s,
             retry_wait_s=settings.transfer.retry_wait_ms / 1000,
             takes_repository_parcels=settings.policy.takes_repository_parcels,
@@ -132,22 +140,47 @@ def compose(
         payloads=settings.payloads,
         retry_wait_s=settings.transfer.retry_wait_ms / 100,
         unwrap=_unwrap(disk, enrolment),
+        share=compose_share(settings, storage, disk=disk),
         should_stop=should_stop,
     )
     return World(Agent(parts), events, storage.boot, transport, enrolment)
 
 
-def _cache(url: str, settings: AgentSettings, clock: Clock) -> Cache:
+def compose_share(settings: AgentSettings, storage: Storage, *, disk: Disk) -> Share | None:
+    """Make the store of payloads for others nearby; None where the owner offers none."""
+    if settings.share is None:
+        return None
+    from firmament.agent.share import DIRECTORY, Share
+
+    return Share(disk, settings.state_directory / DIRECTORY, storage.slots, limit_bytes=settings.share.limit_bytes)
+
+
+def _caches(settings: AgentSettings, clock: Clock) -> tuple[Cache, ...]:
+    """Return who is asked before the server, those nearby first and with little patience."""
+    transfer = settings.transfer
+    impatient = replace(
+        transfer,
+        connect_timeout_s=min(transfer.connect_timeout_s, PEER_CONNECT_S),
+        idle_timeout_s=min(transfer.idle_timeout_s, PEER_IDLE_S),
+        min_rate_bytes_per_s=max(transfer.min_rate_bytes_per_s, PEER_MIN_RATE_BYTES_PER_S),
+        rate_window_s=min(transfer.rate_window_s, PEER_IDLE_S),
+    )
+    nearby = [_cache(url, impatient, clock, setting="payload.peers") for url in settings.payloads.peers]
+    caches = [_cache(url, transfer, clock, setting="payload.base_urls") for url in settings.payloads.base_urls]
+    return (*nearby, *caches)
+
+
+def _cache(url: str, transfer: TransferSettings, clock: Clock, *, setting: str) -> Cache:
     """Return a cache with a transport of its own: no device certificate, the system's CAs, or plain HTTP."""
     base = url.rstrip("/") + "/"
     if base.startswith("http:"):
-        return Cache(base, HttpTransport(clock, settings=settings.transfer, tls=None))
+        return Cache(base, HttpTransport(clock, settings=transfer, tls=None))
     bundle = ssl.get_default_verify_paths().cafile
     try:
         ca_pem = Path(bundle or "").read_text()
     except OSError as error:
-        raise SettingError("An https cache needs the system's CA certificates", setting="payload.base_urls") from error
-    return Cache(base, HttpTransport(clock, settings=settings.transfer, tls=TlsFiles(ca_pem)))
+        raise SettingError("An https cache needs the system's CA certificates", setting=setting) from error
+    return Cache(base, HttpTransport(clock, settings=transfer, tls=TlsFiles(ca_pem)))
 
 
 def _unwrap(disk: Disk, enrolment: Enrolment) -> Unwrap:

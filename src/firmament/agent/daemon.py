@@ -27,7 +27,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from firmament.agent.compose import compose
+from firmament.agent.compose import compose, compose_share
 from firmament.agent.consent import Who
 from firmament.agent.events import AgentEvent, Asked, HealthChecked, Progress, StateChanged, Trouble
 from firmament.agent.hooks import Hooks
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from firmament.agent.compose import World
     from firmament.agent.page import Page
     from firmament.agent.settings import AgentSettings
+    from firmament.agent.share_server import ShareServer
     from firmament.agent.status import Status
     from firmament.agent.storage import Storage
     from firmament.core.clock import Clock
@@ -151,7 +152,7 @@ class Daemon:
         with InstanceLock(self._settings.state_directory):
             storage = compose_storage(self._settings, disk=self._disk, clock=self._clock)
             server = ControlServer(self._settings.socket, group=self._settings.socket_group, handle=self._handle)
-            page = self._make_page()
+            page, sharing = self._make_page(), self._make_share(storage)
             hooks = Hooks(self._settings.hooks, page_code=lambda: page.code.value if page is not None else "")
             storage.boot.start()
             tender = threading.Thread(target=self._tend, args=(storage.boot,), name="tender", daemon=True)
@@ -162,6 +163,8 @@ class Daemon:
                 if page is not None:
                     page.start()
                 self._page = page
+                if sharing is not None:
+                    sharing.start()
                 self._notifier.say("READY=1", f"MAINPID={os.getpid()}")
                 return self._loop(storage, hooks, wait_s)
             finally:
@@ -173,8 +176,9 @@ class Daemon:
                     for conversation in self._watching:
                         conversation.error(LockedError("The daemon ends"))
                 server.close()
-                if page is not None:
-                    page.close()
+                for served in (page, sharing):
+                    if served is not None:
+                        served.close()
                 hooks.close()
                 tender.join(2 * MAX_TEND_S)
                 storage.boot.stop()
@@ -187,6 +191,14 @@ class Daemon:
         from firmament.agent.page import Page  # a device without a page does not pay for it
 
         return Page(self._settings.page, self._clock, look=self._look, say=self._say)
+
+    def _make_share(self, storage: Storage) -> ShareServer | None:
+        share = compose_share(self._settings, storage, disk=self._disk)
+        if share is None or self._settings.share is None:
+            return None
+        from firmament.agent.share_server import ShareServer
+
+        return ShareServer(self._settings.share, share, self._clock)
 
     def _look(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         with self._lock:

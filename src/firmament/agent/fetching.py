@@ -88,6 +88,8 @@ class Fetching:
         try:
             # Before the first byte changes: no boot loader may fall back into half an image. Idempotent.
             self._parts.boot.retire(slot.label)
+            if self._parts.share is not None:
+                self._parts.share.withdraw_slot(slot.label)
             self._fetch(slot)
         except _SlotRottedError as error:
             self._start_over(error.cause, Event.STORAGE_GAVE_UP, keep_stored=True)
@@ -164,6 +166,12 @@ class Fetching:
         # Act (the bytes are durable and were read back), then say so. The lie in between, "still
         # fetching", costs reading the slot once more and asking for zero bytes.
         ledger.go(Event.IMAGE_VERIFIED, offset=image.image.length_bytes)
+        if self._parts.share is not None:
+            # After that: nothing reads the stored payload again unless the slot rots before it is tried.
+            if is_direct(payload):
+                self._parts.share.offer_slot(slot.label, payload)
+            else:
+                self._parts.share.keep(self._stored.path, payload)
 
     def _begin(self, slot: Slot, image: Manifest) -> int:
         """Open the slot where it was durable; return that offset."""

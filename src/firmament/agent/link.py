@@ -16,10 +16,19 @@ from typing import TYPE_CHECKING, Final
 from firmament.agent.fetch import read_body, require_success
 from firmament.agent.ports import Answer, Offer
 from firmament.agent.resume import BACK_OFF_S, TransportSource
+from firmament.agent.sources import (
+    PARCEL_GONE,
+    HttpPayloads,
+    ParcelPayloads,
+    PayloadSource,
+    ServerPayloads,
+    SourceGoneError,
+    target_url,
+)
 from firmament.core import canonical
 from firmament.core.digest import Digest
 from firmament.core.manifest import CHUNKS_SUFFIX
-from firmament.errors import FileError, MalformedError, TooLargeError, TransferError, TruncatedError
+from firmament.errors import MalformedError, TooLargeError, TransferError
 from firmament.log import logger
 from firmament.protocol.v1 import paths
 from firmament.protocol.v1.envelope import CONSENT_TYPE, REPORT_TYPE, Envelope, pre_authentication_encoding
@@ -58,8 +67,6 @@ log = logger("agent.link")
 
 MAX_REPLY_LENGTH_BYTES: Final = MAX_REQUEST_LENGTH_BYTES
 JSON: Final = {"Content-Type": "application/json"}
-GONE: Final = (FileError, MalformedError, TooLargeError, TruncatedError)
-"""What says that a parcel is not there any more, or not what it was."""
 WHOLE: Final = frozenset({"whole/1"})
 _BATCH_BYTES: Final = MAX_REQUEST_LENGTH_BYTES - 1024
 """What the envelopes of one batch may add up to; the rest is the batch's own JSON."""
@@ -98,7 +105,7 @@ def repository_of(server_url: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """A cache or CDN that may hold payloads; nothing it says is believed."""
+    """A cache, CDN or agent nearby that may hold payloads; nothing it says is believed."""
 
     url: str
     """Base, ending in a slash, of ``<product>/<version>/<sha256>.<name>``."""
@@ -119,13 +126,14 @@ class ServerLink:
     payload_deadline_s: float = 86_400
     retry_wait_s: float = BACK_OFF_S
     caches: Sequence[Cache] = ()
-    """Asked for payload bytes before the server."""
+    """Asked for payload bytes before the server, in this order."""
     parcel_piece_bytes: int = 64 * 1024
     """How much of a parcel is read at once; less in simulations, to cut between pieces."""
     takes_repository_parcels: bool = False
     """Whether a parcel that no director signed is enough (setting ``policy.repository_parcels``)."""
-    _used_cache: bool = False
-    _believes_caches: bool = True
+    _used: set[str] = field(default_factory=set)
+    """Bases of the caches that bytes came from since `distrust_caches` was last asked."""
+    _distrusted: set[str] = field(default_factory=set)
     nonce: Callable[[], bytes] = field(default=lambda: secrets.token_bytes(NONCE_LENGTH_BYTES))
 
     def poll(self, running: Running) -> Answer:
@@ -196,43 +204,35 @@ class ServerLink:
         restart without asking again. Raises RangeError when the bytes must be fetched from 0.
         """
         end = payload.length_bytes if end is None else end
-        if parcel:
-            from firmament.agent import parcel as carried
-
+        for source in self._before_the_server(parcel):
             try:
-                for piece in carried.open_payload(
-                    self.disk, Path(parcel), payload, offset=offset, end=end, piece_bytes=self.parcel_piece_bytes
-                ):
+                for piece in source.stream(payload, offset=offset, end=end):
+                    self._used.add(source.name)
                     offset += len(piece)
                     yield piece
-            except GONE as error:
-                # Pulled out, or another one is there now: the bytes may as well come over the net.
-                log.info("parcel.gone", parcel=parcel, code=error.code, offset=offset)
-            else:
-                return
-        for base in self.caches if self._believes_caches else ():
-            url = self._target_url(payload.target, payload.digest, base.url)
-            source = self._source(base.transport)
-            try:
-                for piece in source.stream(url, offset=offset, length_bytes=payload.length_bytes, end=end):
-                    self._used_cache = True
-                    offset += len(piece)
-                    yield piece
-            except TransferError as error:
+            except SourceGoneError as error:
                 # What came of it is checked like any bytes; the next one, at last the server, goes on from there.
-                log.info("cache.given-up", url=base.url, code=error.code, offset=offset)
+                log.info("payload.source-gone", source=source.name, code=error.cause.code, offset=offset)
             else:
                 return
-        url = self._target_url(payload.target, payload.digest)
-        yield from self._source().stream(url, offset=offset, length_bytes=payload.length_bytes, end=end)
+        server = ServerPayloads(self.relation.image_targets_url, self._source())
+        yield from server.stream(payload, offset=offset, end=end)
+
+    def _before_the_server(self, parcel: str) -> Iterator[PayloadSource]:
+        if parcel:
+            yield ParcelPayloads(self.disk, parcel, piece_bytes=self.parcel_piece_bytes)
+        for cache in self.caches:
+            if cache.url not in self._distrusted:
+                yield HttpPayloads(cache.url, self._source(cache.transport))
 
     def distrust_caches(self) -> bool:
         """See `ports.Link`."""
-        used, self._used_cache = self._used_cache, False
+        used = self._used & {cache.url for cache in self.caches}
+        self._used.clear()
+        self._distrusted |= used
         if used:
-            self._believes_caches = False
-            log.warning("cache.distrusted", urls=" ".join(cache.url for cache in self.caches))
-        return used
+            log.warning("cache.distrusted", urls=" ".join(sorted(used)))
+        return bool(used)
 
     def fetch_chunk_list(self, payload: Payload, *, parcel: str = "") -> bytes:
         """See `ports.Link`."""
@@ -243,14 +243,10 @@ class ServerLink:
 
             try:
                 return carried.fetch_chunk_list(self.disk, Path(parcel), payload)
-            except GONE as error:
+            except PARCEL_GONE as error:
                 log.info("parcel.gone", parcel=parcel, code=error.code)
-        url = self._target_url(payload.target + CHUNKS_SUFFIX, pin.list_digest)
+        url = target_url(self.relation.image_targets_url, payload.target + CHUNKS_SUFFIX, pin.list_digest)
         return self._source().fetch(url, limit_bytes=pin.list_length_bytes(payload.length_bytes))
-
-    def _target_url(self, target: str, digest: Digest, base: str = "") -> str:
-        directory, _, name = target.rpartition("/")
-        return f"{base or self.relation.image_targets_url}{directory}/{digest.hex}.{name}"
 
     def send(self, reports: Sequence[Report]) -> Sequence[int]:
         """Sign and deliver reports, oldest first; see `ports.Link`.

@@ -16,10 +16,11 @@ import hmac
 import secrets
 import threading
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, urlsplit
 
+from firmament.agent.http_server import BoundedServer
 from firmament.agent.page_view import STYLE, render
 from firmament.errors import AddressInUseError, FirmamentError, PostponeLimitError
 from firmament.log import logger
@@ -108,8 +109,7 @@ class Page:
         self._settings = settings
         self._look = look
         self._say = say
-        self._server: ThreadingHTTPServer | None = None
-        self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._server: BoundedServer | None = None
 
     @property
     def url(self) -> str:
@@ -127,26 +127,17 @@ class Page:
                 super().__init__(*args, **kwargs)
 
         try:
-            self._server = _Server(self._address(), Handler, page)
+            self._server = BoundedServer(self._address(), Handler, max_connections=MAX_CONNECTIONS, name="page")
         except OSError as error:
             raise AddressInUseError("The owner's page cannot be served", url=self.url, reason=error) from error
-        threading.Thread(target=self._server.serve_forever, name="page", daemon=True).start()
+        self._server.start()
         log.info("page.serving", url=self.url)
 
     def close(self) -> None:
         """Stop listening."""
         if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
+            self._server.stop()
             self._server = None
-
-    def enter(self) -> bool:
-        """Take one of the connections there may be at once."""
-        return self._slots.acquire(blocking=False)
-
-    def leave(self) -> None:
-        """Give it back."""
-        self._slots.release()
 
     def hosts(self) -> frozenset[str]:
         """Return the Host headers that are meant for this page."""
@@ -176,44 +167,11 @@ class Page:
 
     def _address(self) -> tuple[str, int]:
         if self._server is not None:
-            host, port = self._server.server_address[:2]
-            return str(host), int(port)
+            return self._server.bound
         return self._settings.host, self._settings.port
 
 
 HTTP_PORT: Final = 80
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = MAX_CONNECTIONS
-
-    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler], page: Page) -> None:
-        if ":" in address[0]:
-            import socket
-
-            self.address_family = socket.AF_INET6
-        self._page = page
-        super().__init__(address, handler)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve in a thread, as long as there are not too many."""
-        if not self._page.enter():
-            self.shutdown_request(request)
-            return
-        super().process_request(request, client_address)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Give the place back when it is over."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._page.leave()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log, where the library would print."""
-        del request
-        log.debug("page.client-left", address=str(client_address))
 
 
 class _Handler(BaseHTTPRequestHandler):

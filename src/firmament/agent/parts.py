@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from firmament.agent.policy import Chance, Policy
     from firmament.agent.ports import Link
     from firmament.agent.record import Release
+    from firmament.agent.share import Share
     from firmament.agent.slots.port import Slots
     from firmament.core.clock import Clock
     from firmament.core.digest import Digest
@@ -70,6 +71,8 @@ class PayloadSettings:
     """Longest payload stored before it is applied; 0: what is free."""
     base_urls: tuple[str, ...] = ()
     """Caches to ask for payload bytes before the server, each the base of ``<product>/...``."""
+    peers: tuple[str, ...] = ()
+    """Agents or caches nearby, asked before those."""
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Self:
@@ -78,6 +81,7 @@ class PayloadSettings:
             memory_bytes=fields.integer("memory_bytes", minimum=1024**2, default=DEFAULT_MEMORY_BYTES),
             limit_bytes=fields.integer("limit_bytes", default=0),
             base_urls=fields.texts("base_urls", max_items=MAX_BASE_URLS, max_length=512, optional=True),
+            peers=fields.texts("peers", max_items=MAX_BASE_URLS, max_length=512, optional=True),
         )
 
 
@@ -122,6 +126,8 @@ class Parts:
     """Payload methods that this device states: `payload.methods.applicable`, and ``sealed/1`` with a key."""
     payloads: PayloadSettings = field(default_factory=PayloadSettings)
     unwrap: Unwrap | None = None
+    share: Share | None = None
+    """Where verified payloads are kept for others nearby; None: nowhere."""
     retry_wait_s: float = FIRST_BACKOFF_S
     """Longest wait before a command tries once more what a moment may mend."""
     should_stop: Callable[[], bool] = _never

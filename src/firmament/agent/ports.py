@@ -160,7 +160,10 @@ class Link(Protocol):
         ...
 
     def distrust_caches(self) -> bool:
-        """Ask no cache again before the next start: bytes were not the signed ones. Whether any came from one."""
+        """Ask those caches that bytes came from no more before the next start: bytes were not the signed ones.
+
+        Returns whether any came from one.
+        """
         ...
 
     def fetch_chunk_list(self, payload: Payload, *, parcel: str = "") -> bytes:

@@ -62,13 +62,15 @@ class TransportSource:
         require_success(response, url)
         return read_body(response, limit_bytes=limit_bytes, url=url)
 
-    def stream(self, url: str, *, offset: int, length_bytes: int, end: int | None = None) -> Iterator[bytes]:
+    def stream(
+        self, url: str, *, offset: int, length_bytes: int, end: int | None = None, max_fruitless: int = MAX_FRUITLESS
+    ) -> Iterator[bytes]:
         """Yield the bytes from `offset` to `end`, continuing after dropped connections.
 
         `length_bytes` is the signed length of the file, and what `end` is if it is not given.
 
         Raises RangeError, LengthExceededError, HttpStatusError, SlowError, TlsError at once, and
-        TruncatedError or UnreachableError after MAX_FRUITLESS connections without a byte.
+        TruncatedError or UnreachableError after `max_fruitless` connections without a byte.
         """
         body = _Body(url, length_bytes, position=offset, end=length_bytes if end is None else end)
         fruitless = 0
@@ -79,7 +81,7 @@ class TransportSource:
                 yield from self._continue(body, deadline_s=deadline_at_s - self._clock.monotonic_s())
             except (TruncatedError, UnreachableError, HttpStatusError) as error:
                 fruitless = 0 if body.position > before else fruitless + 1
-                if body.is_short or fruitless >= MAX_FRUITLESS or not _is_passing(error):
+                if body.is_short or fruitless >= max_fruitless or not _is_passing(error):
                     raise
                 log.info("payload.resumed", offset=body.position, length_bytes=length_bytes, code=error.code)
                 self._clock.sleep(self._back_off_s * 2**fruitless)

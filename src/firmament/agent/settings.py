@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from firmament.agent.fetch import TransferSettings
 from firmament.agent.parts import PayloadSettings, TrialSettings
 from firmament.agent.policy import Policy
+from firmament.agent.share import ShareSettings
 from firmament.core import toml
 from firmament.core.digest import ALLOWED, Digest
 from firmament.core.fields import Fields
@@ -158,6 +159,16 @@ SETTINGS: Final = (
     Setting("payload", "base_urls", "list of texts", "[]",
             "Caches or CDNs (http or https) asked for payload bytes before the server, each the base of "
             "`<product>/<version>/`. What they send is checked like any bytes."),
+    Setting("payload", "peers", "list of texts", "[]",
+            "Agents or caches on the local network, e.g. `http://192.168.1.20:8735/`, asked before `base_urls`; one "
+            "that is away, slow or wrong is left within seconds."),
+    Setting("share", "listen", "text", "none",
+            "Offer fetched payloads to others on the local network here, e.g. `192.168.1.20:8735`. What is not sealed "
+            "can be read there by everybody."),
+    Setting("share", "max_rate_bytes_per_s", "integer", "4194304", "What all peers together may take; 0: no limit.",
+            "bytes per second"),
+    Setting("share", "limit_bytes", "integer", "268435456",
+            "What payloads kept for others may take on storage, beside the slots.", "bytes"),
     Setting("hooks", "directory", "path", "none",
             "Scripts `on_offer`, `on_progress`, `on_restart_in`, `on_done`, `on_failed`, where they exist."),
     Setting("hooks", "timeout_s", "integer", "10", "A hook that runs longer is ended.", "seconds"),
@@ -224,6 +235,8 @@ class AgentSettings:
     owner: OwnerSettings = field(default_factory=OwnerSettings)
     page: PageSettings | None = None
     """None: there is no page."""
+    share: ShareSettings | None = None
+    """None: nothing is offered to others nearby."""
 
 
 def settings_table() -> tuple[Setting, ...]:
@@ -281,6 +294,7 @@ def parse_settings(table: dict[str, Any], path: Path) -> AgentSettings:
         owner=(owner := _owner(top.object("owner", optional=True))),
         page=_page(top.object("page", optional=True), owner.language),
         payloads=PayloadSettings.from_fields(top.object("payload", optional=True)),
+        share=_share(top.object("share", optional=True)),
         hooks=HookSettings(
             directory=_path(hooks, "directory", "/") if "directory" in hooks else None,
             timeout_s=hooks.integer("timeout_s", minimum=1, maximum=600, default=10),
@@ -296,6 +310,18 @@ def _owner(fields: Fields) -> OwnerSettings:
 
 
 def _page(fields: Fields, language: str) -> PageSettings | None:
+    listen = _listen(fields, what="page")
+    return None if listen is None else PageSettings(*listen, language)
+
+
+def _share(fields: Fields) -> ShareSettings | None:
+    listen = _listen(fields, what="share")
+    rate = fields.integer("max_rate_bytes_per_s", maximum=_GIGABYTE, default=4 * 1024**2)
+    limit = fields.integer("limit_bytes", default=256 * 1024**2)
+    return None if listen is None else ShareSettings(*listen, max_rate_bytes_per_s=rate, limit_bytes=limit)
+
+
+def _listen(fields: Fields, *, what: str) -> tuple[str, int] | None:
     listen = fields.text("listen", default="")
     if not listen:
         return None
@@ -305,11 +331,11 @@ def _page(fields: Fields, language: str) -> PageSettings | None:
         number = int(port)
     except ValueError:
         raise SettingError(
-            "The address of the page is not well formed", found=listen, expected="127.0.0.1:8734"
+            f"The address of the {what} is not well formed", found=listen, expected="127.0.0.1:8734"
         ) from None
     if not 0 <= number <= MAX_PORT or address.is_unspecified or not (address.is_private or address.is_link_local):
-        raise SettingError("The page is for the device's own or a local address", found=listen)
-    return PageSettings(str(address), number, language)
+        raise SettingError(f"The {what} is for the device's own or a local address", found=listen)
+    return str(address), number
 
 
 def _refuse_unknown(table: dict[str, Any], top: Fields) -> None:

@@ -112,6 +112,7 @@ class Storing:
         except DigestMismatchError as error:
             if payload.chunks is None:
                 raise
+            self._parts.link.distrust_caches()  # the bad pieces come from elsewhere
             self._mend(payload, error)
             self._stored.verify(payload)
 

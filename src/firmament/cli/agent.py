@@ -52,6 +52,7 @@ user; 20-39 trust; 40-49 not for this device; 50-59 transfer; 60-69 slot; 70-79 
         "receipt": LazyCommand("firmament.cli.agent_parcel:receipt", "Write signed receipts to carry back."),
         "provision": LazyCommand("firmament.cli.agent_setup:provision", "Give this device its identity and anchors."),
         "wrapping-key": LazyCommand("firmament.cli.agent_setup:wrapping_key", "Make a new key for sealed payloads."),
+        "rewrap": LazyCommand("firmament.cli.rewrap:rewrap", "Write an MCUboot image so that one device can open it."),
         "install-service": LazyCommand(
             "firmament.cli.agent_setup:install_service", "Write the systemd unit, settings skeleton and directories."
         ),

@@ -17,6 +17,7 @@ from firmament.cli.release_sbom import sbom
 from firmament.cli.release_seal import COMMANDS as SEALING
 from firmament.cli.release_seal import make_sealer, seal_options
 from firmament.cli.release_view import COMMANDS as VIEWS
+from firmament.cli.rewrap import rewrap
 from firmament.cli.workspace import (
     TerminalSecrets,
     confirm,
@@ -52,7 +53,7 @@ def group() -> None:
 group.add_command(NOTES)
 for _view in (*VIEWS, delta, *SEALING):
     group.add_command(_view)
-for _logged in (proof, verify_log, sbom):
+for _logged in (proof, verify_log, sbom, rewrap):
     group.add_command(_logged)
 
 

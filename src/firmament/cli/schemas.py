@@ -20,6 +20,7 @@ SCHEMAS: Final[dict[str, str]] = {
     "error":               "code message hint retry exit_code facts",
     "completion":          "shell script",
     "manual":              "pages",
+    "rewrapped":           "file version offset length_bytes image_length_bytes",
     # authors
     "ceremony":            "repository version expires_at fingerprint changes old new complete missing",
     "content-keys":        "release content_keys",
