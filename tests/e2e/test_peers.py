@@ -98,7 +98,8 @@ def test_every_payload_byte_comes_from_the_neighbour(world, taker):
     assert (taker.app / "current" / "recipe").read_bytes() == SECRET * 40
 
 
-def test_what_was_sealed_is_given_sealed_and_the_image_not_at_all(world):
+def test_69_what_was_sealed_is_given_sealed_and_the_image_not_at_all(world):
+    """Somebody in the local network asks a giver for what was sealed: he gets the container, and never the image."""
     sealed = world.packed.payloads[0]
     answer = read(world.url, f"/any/1.1/{sealed.digest.hex}.x")
     assert answer.endswith(world.packed.files[sealed.target])
@@ -126,7 +127,8 @@ class Peer:
         return False
 
 
-def test_a_poisoned_piece_is_found_and_only_it_is_fetched_from_the_server(world, taker):
+def test_69_a_poisoned_piece_is_found_and_only_it_is_fetched_from_the_server(world, taker):
+    """A neighbour changes a byte of a sealed payload."""
     spoiled = len(world.packed.files[world.packed.payloads[0].target]) - 1000
     peer = Peer(world, lambda data, _: data[:spoiled] + bytes([data[spoiled] ^ 1]) + data[spoiled + 1 :])
     peers(world, peer.raw.url + "/")
@@ -139,7 +141,8 @@ def test_a_poisoned_piece_is_found_and_only_it_is_fetched_from_the_server(world,
     assert 0 < start <= spoiled
 
 
-def test_a_neighbour_that_goes_away_is_continued_by_the_server(world, taker):
+def test_69_a_neighbour_that_goes_away_is_continued_by_the_server(world, taker):
+    """A neighbour is switched off in the middle of a transfer."""
     peer = Peer(world, lambda data, nth: data[:100_000] if nth == 1 else None)
     peers(world, peer.raw.url + "/")
     (asked,) = install(world, taker, "1.1")

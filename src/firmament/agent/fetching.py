@@ -99,6 +99,14 @@ class Fetching:
                 ledger.go(event, reason=reason_for(error.cause))
         except TrustError as error:
             self._reject(error)
+        except (UnsafeArchiveError, LengthExceededError) as error:
+            # Seen before the digest could be: it is what was signed, or what a cache made of it.
+            if self._parts.link.distrust_caches():
+                self._start_over(error, Event.STORAGE_GAVE_UP)
+            elif isinstance(error, LengthExceededError):
+                self._try_again(error)
+            else:
+                ledger.go(Event.STORAGE_GAVE_UP, reason=reason_for(error))
         except ReadBackError as error:
             self._start_over(error, Event.STORAGE_GAVE_UP)
         except ApplicabilityError as error:

@@ -12,6 +12,7 @@ from firmament.agent.machine import State
 from firmament.agent.parts import PayloadSettings
 from firmament.agent.slots.port import Label
 from firmament.agent.stored import NAME
+from firmament.core import bundle
 from firmament.errors import (
     DigestMismatchError,
     DiskFullError,
@@ -283,6 +284,28 @@ def test_a_cache_that_sends_other_bytes_is_not_asked_again(travel):
     assert confirmed(world)
     assert len(cache.asked) == 1
     assert world.ideal.server.reports[-1].log == (), "nothing was given up but the cache"
+
+
+NO_ARCHIVES = {
+    "noise": lambda data: b"no archive" * (len(data) // 10) + data[: len(data) % 10],
+    "a file far too long": lambda data: promising(data, 1 << 32),
+}
+
+
+@pytest.mark.parametrize("kind", NO_ARCHIVES)
+def test_69_a_cache_that_sends_no_archive_costs_no_attempt(kind):
+    """A bundle is unpacked as it comes: what cannot be one is seen before the digest is."""
+    world = device(Travel.WHOLE, slot=SlotKind.BUNDLE, boot=BootKind.SUPERVISOR)
+    cache = with_cache(world, change=NO_ARCHIVES[kind])
+    assert confirmed(world)
+    assert len(cache.asked) == 1
+    assert not any(report.status.value in {"failed", "refused"} for report in world.ideal.server.reports)
+
+
+def promising(data, length_bytes):
+    """The same bytes behind the header of a file that is far longer than what was signed."""
+    first = bundle.header(bundle.Entry("a", bundle.EntryKind.FILE, length_bytes=length_bytes))
+    return first + data[len(first) :]
 
 
 def test_the_server_goes_on_where_a_cache_stopped():

@@ -208,6 +208,9 @@ def test_the_signed_length_and_digest_bound_what_is_written(slot):
     with pytest.raises(LengthExceededError):
         slot.write(b"\0")
     slot.begin(IMAGE)
+    with pytest.raises(LengthExceededError, match="A file of the bundle"):
+        slot.write(bundle.header(Entry("a", EntryKind.FILE, length_bytes=IMAGE.length_bytes)))
+    slot.begin(IMAGE)
     slot.write(DATA[:-512])
     with pytest.raises(DigestMismatchError):
         slot.finish()

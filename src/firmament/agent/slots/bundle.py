@@ -307,6 +307,14 @@ class _Unpacking:
             case EntryKind.SYMLINK:
                 self._disk.symlink(entry.link, self._path)
             case EntryKind.FILE:
+                if self._member_end > self._progress.image.length_bytes:
+                    # Before it is made: a header may promise an exbibyte.
+                    raise LengthExceededError(
+                        "A file of the bundle is longer than the signed image",
+                        path=entry.path,
+                        length_bytes=entry.length_bytes,
+                        signed_bytes=self._progress.image.length_bytes,
+                    )
                 self._writer = self._disk.open_writer(self._path, mode=entry.mode)
                 if entry.length_bytes:
                     self._writer.truncate(entry.length_bytes)
