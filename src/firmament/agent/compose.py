@@ -119,7 +119,7 @@ def compose(
             clock=clock,
             floors=floors,
             methods=methods,
-            caches=_caches(settings, clock),
+            caches=caches_of(settings, clock),
             payload_deadline_s=settings.transfer.deadline_s,
             retry_wait_s=settings.transfer.retry_wait_ms / 1000,
             takes_repository_parcels=settings.policy.takes_repository_parcels,
@@ -155,7 +155,7 @@ def compose_share(settings: AgentSettings, storage: Storage, *, disk: Disk) -> S
     return Share(disk, settings.state_directory / DIRECTORY, storage.slots, limit_bytes=settings.share.limit_bytes)
 
 
-def _caches(settings: AgentSettings, clock: Clock) -> tuple[Cache, ...]:
+def caches_of(settings: AgentSettings, clock: Clock) -> tuple[Cache, ...]:
     """Return who is asked before the server, those nearby first and with little patience."""
     transfer = settings.transfer
     impatient = replace(

@@ -20,7 +20,7 @@ from firmament.core import canonical
 from firmament.core.digest import Digest
 from firmament.core.fields import Fields
 from firmament.core.manifest import MAX_IMAGE_LENGTH_BYTES, Image
-from firmament.durable import read_file, replace_durably
+from firmament.durable import make_directory_durably, read_file, replace_durably
 from firmament.errors import FirmamentError
 from firmament.log import logger
 
@@ -68,7 +68,7 @@ class Share:
         with self._quietly("keep"):
             if payload.length_bytes > self._limit_bytes:
                 return
-            self._disk.make_directory(self._directory)
+            make_directory_durably(self._disk, self._directory)
             kept = self._kept()
             while kept and (
                 len(kept) >= MAX_FILES
@@ -84,7 +84,7 @@ class Share:
     def offer_slot(self, label: Label, payload: Payload) -> None:
         """Offer what a slot holds: the payload went into it as it travelled, and was read back."""
         with self._quietly("offer"):
-            self._disk.make_directory(self._directory)
+            make_directory_durably(self._disk, self._directory)
             record = {
                 "digest": payload.digest.to_json(),
                 "length_bytes": payload.length_bytes,

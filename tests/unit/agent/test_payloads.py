@@ -10,9 +10,11 @@ from firmament.agent.events import Progress
 from firmament.agent.link import Cache
 from firmament.agent.machine import State
 from firmament.agent.parts import PayloadSettings
+from firmament.agent.share import Share
 from firmament.agent.slots.port import Label
 from firmament.agent.stored import NAME
 from firmament.core import bundle
+from firmament.core.digest import Digest
 from firmament.errors import (
     DigestMismatchError,
     DiskFullError,
@@ -284,6 +286,26 @@ def test_a_cache_that_sends_other_bytes_is_not_asked_again(travel):
     assert confirmed(world)
     assert len(cache.asked) == 1
     assert world.ideal.server.reports[-1].log == (), "nothing was given up but the cache"
+
+
+@pytest.mark.parametrize("travel", [Travel.WHOLE, Travel.DELTA, Travel.SEALED])
+def test_what_travelled_is_kept_for_others_and_the_update_goes_on(travel):
+    world = device(travel, geometry=LARGE)
+    shares = []
+
+    def alter(parts):
+        shares.append(Share(world.disk, STATE / "share", parts.slots, limit_bytes=1 << 20))
+        return replace(parts, share=shares[-1])
+
+    world.alter = alter
+    assert confirmed(world)
+    (asked,) = [line for line in world.ideal.server.requests if "/targets/" in line]
+    digest = asked.rpartition("/")[2].partition(".")[0]
+    reader, length = shares[-1].open(digest)
+    assert Digest.of(reader.read_at(0, length)).hex == digest
+    reader.close()
+    if travel is not Travel.WHOLE:
+        assert shares[-1].open(Digest.of(NEW).hex) is None, "the image itself did not travel"
 
 
 NO_ARCHIVES = {

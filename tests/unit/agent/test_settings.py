@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firmament.agent.compose import attributes_of
+from firmament.agent.compose import attributes_of, caches_of
 from firmament.agent.fetch import TransferSettings
 from firmament.agent.policy import Policy
 from firmament.agent.service import skeleton
@@ -19,6 +19,7 @@ from firmament.agent.settings import (
     require_settings,
     settings_table,
 )
+from firmament.agent.share import ShareSettings
 from firmament.agent.slots.settings import KINDS as SLOT_KINDS
 from firmament.agent.storage import compose_storage
 from firmament.core.clock import SystemClock
@@ -105,6 +106,27 @@ timeout_s = 3
     assert attributes_of(settings)["site"] == "roof 7"
     storage = compose_storage(settings, disk=RealDisk(), clock=SystemClock())
     assert [check.name for check in storage.checks] == ["http http://127.0.0.1:8080/health", "command true"]
+
+
+def test_neighbours_are_asked_first_and_with_little_patience(read):
+    text = SMALL + '[payload]\npeers = ["http://192.168.1.20:8735"]\nbase_urls = ["http://cdn/fw/"]\n'
+    settings = read(text)
+    assert settings.share is None, "nothing is given unless it is asked for"
+    nearby, far = caches_of(settings, SystemClock())
+    assert (nearby.url, far.url) == ("http://192.168.1.20:8735/", "http://cdn/fw/")
+    assert far.transport._settings == settings.transfer
+    how = nearby.transport._settings
+    found = (how.connect_timeout_s, how.idle_timeout_s, how.min_rate_bytes_per_s, how.rate_window_s)
+    assert found == (2, 5, 16 * 1024, 5)
+
+
+def test_payloads_are_offered_at_a_local_address_only(read):
+    shared = read(SMALL + '[share]\nlisten = "192.168.1.20:8735"\nmax_rate_bytes_per_s = 0\n').share
+    assert shared == ShareSettings("192.168.1.20", 8735, 0, 256 * 1024**2)
+    assert read(SMALL + '[share]\nlisten = "[fe80::1]:8735"\n').share.max_rate_bytes_per_s == 4 * 1024**2
+    for wrong in ("0.0.0.0:8735", "[::]:8735", "8.8.8.8:8735", "192.168.1.20", "host:8735", "192.168.1.20:70000"):
+        with pytest.raises(SettingError):
+            read(SMALL + f'[share]\nlisten = "{wrong}"\n')
 
 
 @pytest.mark.parametrize(
