@@ -14,6 +14,8 @@ from firmament.payload.sealed import seal
 
 LENGTH = 300 * 1000 * 1000
 COPIES = 100_000
+MODES = bytes((129, 2, 4, 0)) + bytes(28)
+"""Every kind of block in each chunk; more of them take time, and no memory."""
 CONTENTS = 64 * 1000 * 1000
 """What the compressed file in the image of the second version unpacks to."""
 AT = 100 * 1000 * 1000
@@ -45,10 +47,10 @@ print(peak_kib() - bare)
 
 
 def payload(old_length: int = LENGTH + 4096, length: int = LENGTH) -> bytes:
-    """As many copies as 400 MB of recompiled packages have, every fourth block dense, predicted as code."""
+    """As many copies as 400 MB of recompiled packages have, some blocks dense, some predicted as code."""
     each = length // COPIES
     blocks = -(-length // 4096)
-    modes = bytes((129, 2, 4, 0)) * (blocks // 4) + bytes(blocks % 4)
+    modes = MODES * (blocks // len(MODES)) + bytes(blocks % len(MODES))
     dense = sum(4096 for block in range(blocks) if modes[block] & 128) - (4096 * blocks - length) * (modes[-1] > 127)
     rows = [0, length, 0, length, 0, 1, 0, 0]
     region = b"\0" + wire.signed_varints(rows)
