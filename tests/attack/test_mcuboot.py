@@ -48,8 +48,8 @@ def test_58_a_carried_image_opens_on_its_own_microcontroller_only(stage, monkeyp
     current = stage.victim.app / "current"
 
     def rewrap(image):
-        names = (current / "mcu-wrap.pem", current / "mcu-boot.pub.pem")
-        return stage.victim.run("rewrap", image, made, "--for", unit, "--key", names[0], "--boot-key", names[1])
+        keys = ("--for", unit, "--key", current / "mcu-wrap.pem", "--boot-key", current / "mcu-boot.pub.pem")
+        return stage.victim.run(*map(str, ("rewrap", image, made, *keys)))
 
     ran = rewrap(current / "mcu-image.bin")
     assert ran.exit_code == 0, ran.err

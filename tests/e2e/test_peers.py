@@ -3,12 +3,12 @@
 import shutil
 import socket
 import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
-from attack.hostile import AGENT, HostileServer, Victim
+from attack.hostile import HostileServer, Victim
 from attack.payloads import SECRET, image_of, publish, sealed_whole
+from support import programs
 from support.agent_device import until
 from support.sockets import RawServer
 
@@ -37,8 +37,8 @@ def world(tmp_path_factory):
     install(found, giver, "1.0")
     publish(SimpleNamespace(world=server.world, victim=giver), packed, confidential=True)
     install(found, giver, "1.1")
-    command = [sys.executable, "-c", AGENT, "--config", str(giver.config), "run"]
-    daemon = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = ["firmament-agent", "--config", giver.config, "run"]
+    daemon = programs.Program(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         until(lambda: answers(url))
         server.world.assign(first)
