@@ -1,4 +1,4 @@
-"""`firmament release rewrap` and `firmament-agent rewrap`: one encrypted MCUboot image, for one device (ADR-0035)."""
+"""`firmament release rewrap` and `firmament-agent rewrap`: one encrypted MCUboot image, for one device (ADR-0031)."""
 
 from __future__ import annotations
 
