@@ -15,7 +15,7 @@ from xml.etree import ElementTree as ET
 HERE = Path(__file__).parent
 REPORTS = ("POST /v1/report", "POST /v1/consent")
 ELSEWHERE = (
-    "tests/e2e/test_peers.py",
+    "tests/e2e/test_neighbours.py",
     "tests/e2e/test_server_refusals.py",
     "tests/e2e/test_server_machine.py",
     "tests/unit/payload/test_mcuboot.py",

@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     from firmament.durable import Disk
     from firmament.trust.floors import Floors
 
-PEER_CONNECT_S: Final = 2.0
-PEER_IDLE_S: Final = 5.0
-PEER_MIN_RATE_BYTES_PER_S: Final = 16 * 1024
+NEIGHBOUR_CONNECT_S: Final = 2.0
+NEIGHBOUR_IDLE_S: Final = 5.0
+NEIGHBOUR_MIN_RATE_BYTES_PER_S: Final = 16 * 1024
 # A neighbour answers in milliseconds and sends megabytes per second; whoever does not is not worth waiting for while
 # the server is there. A device whose own rate is limited waits for itself, which does not count.
 
@@ -160,12 +160,12 @@ def caches_of(settings: AgentSettings, clock: Clock) -> tuple[Cache, ...]:
     transfer = settings.transfer
     impatient = replace(
         transfer,
-        connect_timeout_s=min(transfer.connect_timeout_s, PEER_CONNECT_S),
-        idle_timeout_s=min(transfer.idle_timeout_s, PEER_IDLE_S),
-        min_rate_bytes_per_s=max(transfer.min_rate_bytes_per_s, PEER_MIN_RATE_BYTES_PER_S),
-        rate_window_s=min(transfer.rate_window_s, PEER_IDLE_S),
+        connect_timeout_s=min(transfer.connect_timeout_s, NEIGHBOUR_CONNECT_S),
+        idle_timeout_s=min(transfer.idle_timeout_s, NEIGHBOUR_IDLE_S),
+        min_rate_bytes_per_s=max(transfer.min_rate_bytes_per_s, NEIGHBOUR_MIN_RATE_BYTES_PER_S),
+        rate_window_s=min(transfer.rate_window_s, NEIGHBOUR_IDLE_S),
     )
-    nearby = [_cache(url, impatient, clock, setting="payload.peers") for url in settings.payloads.peers]
+    nearby = [_cache(url, impatient, clock, setting="payload.neighbours") for url in settings.payloads.neighbours]
     caches = [_cache(url, transfer, clock, setting="payload.base_urls") for url in settings.payloads.base_urls]
     return (*nearby, *caches)
 

@@ -71,7 +71,7 @@ class PayloadSettings:
     """Longest payload stored before it is applied; 0: what is free."""
     base_urls: tuple[str, ...] = ()
     """Caches to ask for payload bytes before the server, each the base of ``<product>/...``."""
-    peers: tuple[str, ...] = ()
+    neighbours: tuple[str, ...] = ()
     """Agents or caches nearby, asked before those."""
 
     @classmethod
@@ -81,7 +81,7 @@ class PayloadSettings:
             memory_bytes=fields.integer("memory_bytes", minimum=1024**2, default=DEFAULT_MEMORY_BYTES),
             limit_bytes=fields.integer("limit_bytes", default=0),
             base_urls=fields.texts("base_urls", max_items=MAX_BASE_URLS, max_length=512, optional=True),
-            peers=fields.texts("peers", max_items=MAX_BASE_URLS, max_length=512, optional=True),
+            neighbours=fields.texts("neighbours", max_items=MAX_BASE_URLS, max_length=512, optional=True),
         )
 
 

@@ -159,13 +159,13 @@ SETTINGS: Final = (
     Setting("payload", "base_urls", "list of texts", "[]",
             "Caches or CDNs (http or https) asked for payload bytes before the server, each the base of "
             "`<product>/<version>/`. What they send is checked like any bytes."),
-    Setting("payload", "peers", "list of texts", "[]",
+    Setting("payload", "neighbours", "list of texts", "[]",
             "Agents or caches on the local network, e.g. `http://192.168.1.20:8735/`, asked before `base_urls`; one "
             "that is away, slow or wrong is left within seconds."),
     Setting("share", "listen", "text", "none",
             "Offer fetched payloads to others on the local network here, e.g. `192.168.1.20:8735`. What is not sealed "
             "can be read there by everybody."),
-    Setting("share", "max_rate_bytes_per_s", "integer", "4194304", "What all peers together may take; 0: no limit.",
+    Setting("share", "max_rate_bytes_per_s", "integer", "4194304", "All neighbours together; 0: no limit.",
             "bytes per second"),
     Setting("share", "limit_bytes", "integer", "268435456",
             "What payloads kept for others may take on storage, beside the slots.", "bytes"),

@@ -49,7 +49,7 @@ class ShareSettings:
     host: str
     port: int
     max_rate_bytes_per_s: int
-    """All peers together; 0: as fast as it goes."""
+    """All neighbours together; 0: as fast as it goes."""
     limit_bytes: int
     """What kept files may take together."""
 

@@ -26,9 +26,9 @@ log = logger("agent.share")
 
 MAX_CONNECTIONS: Final = 4
 SILENCE_S: Final = 10.0
-"""A peer that neither asks nor takes anything for so long is left."""
+"""A neighbour that neither asks nor takes anything for so long is left."""
 MAX_ANSWER_S: Final = 600.0
-"""No answer takes longer: the peer asks again from where it is, and others get their turn."""
+"""No answer takes longer: the neighbour asks again from where it is, and others get their turn."""
 _PATH: Final = re.compile(r"/[A-Za-z0-9._/-]{1,400}/([0-9a-f]{64,128})\.[A-Za-z0-9._-]{1,200}")
 _RANGE: Final = re.compile(r"bytes=(\d{1,15})-(\d{1,15})?")
 
@@ -44,7 +44,7 @@ class ShareServer:
 
     @property
     def url(self) -> str:
-        """What others write into `payload.peers`."""
+        """What others write into `payload.neighbours`."""
         host, port = self._server.bound if self._server is not None else (self._settings.host, self._settings.port)
         return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 

@@ -109,7 +109,7 @@ timeout_s = 3
 
 
 def test_neighbours_are_asked_first_and_with_little_patience(read):
-    text = SMALL + '[payload]\npeers = ["http://192.168.1.20:8735"]\nbase_urls = ["http://cdn/fw/"]\n'
+    text = SMALL + '[payload]\nneighbours = ["http://192.168.1.20:8735"]\nbase_urls = ["http://cdn/fw/"]\n'
     settings = read(text)
     assert settings.share is None, "nothing is given unless it is asked for"
     nearby, far = caches_of(settings, SystemClock())

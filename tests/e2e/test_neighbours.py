@@ -24,7 +24,7 @@ def free_port():
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A giver with 1.0 (whole, in a slot) and 1.1 (sealed, as a file), its daemon running; a taker with 1.0."""
-    directory = tmp_path_factory.mktemp("peers")
+    directory = tmp_path_factory.mktemp("neighbours")
     server = HostileServer(directory / "server")
     giver, taker = (Victim(directory / name, server) for name in ("giver", "taker"))
     url = f"http://127.0.0.1:{free_port()}/"
@@ -42,7 +42,7 @@ def world(tmp_path_factory):
     try:
         until(lambda: answers(url))
         server.world.assign(first)
-        peers(found, url)
+        take_from(found, url)
         found.asked_for_the_first = install(found, taker, "1.0")
         publish(SimpleNamespace(world=server.world, victim=taker), packed, confidential=True)
         found.copied = directory / "copy"
@@ -68,9 +68,9 @@ def answers(url):
         return one.connect_ex((host, int(port))) == 0
 
 
-def peers(world, url):
+def take_from(world, url):
     world.taker.configure()
-    world.taker.config.write_text(world.taker.config.read_text() + f'[payload]\npeers = ["{url}"]\n')
+    world.taker.config.write_text(world.taker.config.read_text() + f'[payload]\nneighbours = ["{url}"]\n')
 
 
 def install(world, device, version):
@@ -83,7 +83,7 @@ def install(world, device, version):
 
 
 def read(url, path):
-    """Ask a peer by hand; return its whole answer."""
+    """Ask a neighbour by hand; return its whole answer."""
     host, port = url[7:-1].split(":")
     with socket.create_connection((host, int(port)), timeout=10) as one:
         one.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
@@ -93,7 +93,7 @@ def read(url, path):
 
 def test_every_payload_byte_comes_from_the_neighbour(world, taker):
     assert world.asked_for_the_first == [], "1.0, from the slot of the giver"
-    peers(world, world.url)
+    take_from(world, world.url)
     assert install(world, taker, "1.1") == [], "1.1, sealed, from its file"
     assert (taker.app / "current" / "recipe").read_bytes() == SECRET * 40
 
@@ -107,7 +107,7 @@ def test_69_what_was_sealed_is_given_sealed_and_the_image_not_at_all(world):
     assert read(world.url, f"/any/1.1/{Digest.of(image_of('1.1')).hex}.x").startswith(b"HTTP/1.1 404")
 
 
-class Peer:
+class Neighbour:
     """A neighbour that answers with what `body(data, offset)` makes of the sealed payload."""
 
     def __init__(self, world, body):
@@ -130,11 +130,11 @@ class Peer:
 def test_69_a_poisoned_piece_is_found_and_only_it_is_fetched_from_the_server(world, taker):
     """A neighbour changes a byte of a sealed payload."""
     spoiled = len(world.packed.files[world.packed.payloads[0].target]) - 1000
-    peer = Peer(world, lambda data, _: data[:spoiled] + bytes([data[spoiled] ^ 1]) + data[spoiled + 1 :])
-    peers(world, peer.raw.url + "/")
+    neighbour = Neighbour(world, lambda data, _: data[:spoiled] + bytes([data[spoiled] ^ 1]) + data[spoiled + 1 :])
+    take_from(world, neighbour.raw.url + "/")
     asked = install(world, taker, "1.1")
-    peer.raw.close()
-    assert len(peer.raw.requests) == 1, "it is not asked again"
+    neighbour.raw.close()
+    assert len(neighbour.raw.requests) == 1, "it is not asked again"
     chunk_list, piece = asked
     assert chunk_list.endswith(".chunks")
     start = int(piece.partition("bytes=")[2].partition("-")[0])
@@ -143,8 +143,8 @@ def test_69_a_poisoned_piece_is_found_and_only_it_is_fetched_from_the_server(wor
 
 def test_69_a_neighbour_that_goes_away_is_continued_by_the_server(world, taker):
     """A neighbour is switched off in the middle of a transfer."""
-    peer = Peer(world, lambda data, nth: data[:100_000] if nth == 1 else None)
-    peers(world, peer.raw.url + "/")
+    neighbour = Neighbour(world, lambda data, nth: data[:100_000] if nth == 1 else None)
+    take_from(world, neighbour.raw.url + "/")
     (asked,) = install(world, taker, "1.1")
-    peer.raw.close()
+    neighbour.raw.close()
     assert asked.endswith("bytes=100000-"), "what the neighbour brought is not fetched again"
