@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,12 @@ print(peak_kib() - bare)
 """
 
 
-def payload(old_length: int = LENGTH + 4096, length: int = LENGTH) -> bytes:
+LARGEST_WINDOWS = (22, 20, 20, 22, 20)
+OUR_WINDOWS = (16, 19, 20, 20, 21)
+"""Logarithms of the windows of a frame: what the format allows, and what the encoder takes for images of this size."""
+
+
+def payload(old_length: int = LENGTH + 4096, length: int = LENGTH, windows: Sequence[int] = LARGEST_WINDOWS) -> bytes:
     """As many copies as 400 MB of recompiled packages have, some blocks dense, some predicted as code."""
     each = length // COPIES
     blocks = -(-length // 4096)
@@ -67,13 +73,11 @@ def payload(old_length: int = LENGTH + 4096, length: int = LENGTH) -> bytes:
     frame = [modes, b"", b"", bytes(dense), bytes(length - each * COPIES)]
     start = wire.MAGIC + b"\1" + wire.varints((old_length, length))
 
-    def group(parts: list[bytes]) -> bytes:
-        """Packed with the largest windows that are allowed."""
+    def group(parts: list[bytes], windows: Sequence[int]) -> bytes:
         import lzma
 
         heads, data = b"", b""
-        for number, part in enumerate(parts):
-            log2 = 22 if number in {0, 3} else 20
+        for part, log2 in zip(parts, windows, strict=True):
             packed = lzma.compress(part, format=lzma.FORMAT_RAW, filters=[wire.lzma_filter(93, log2, 1)])
             heads += b"\1" + wire.varints([len(part)])
             if part:
@@ -81,8 +85,8 @@ def payload(old_length: int = LENGTH + 4096, length: int = LENGTH) -> bytes:
                 data += packed
         return heads + data
 
-    frames = group(frame)
-    return start + wire.varints((1, length, len(frames))) + group(head) + frames
+    frames = group(frame, windows)
+    return start + wire.varints((1, length, len(frames))) + group(head, (22, 20, 20, 22, 20, 20, 20)) + frames
 
 
 def payload_over_compressed_files(packed: bytes) -> bytes:
@@ -93,7 +97,7 @@ def payload_over_compressed_files(packed: bytes) -> bytes:
     parts = [wire.varints([4096, len(packed), CONTENTS, LEVEL, MEMORY, STRATEGY, 0]), b"", b"", b""]
     parts += [wire.varints([AT, len(packed), CONTENTS]), *[b""] * 6]
     head = wire.MAGIC + bytes((container.FORMAT_VERSION,)) + wire.varints((LENGTH + 4096, LENGTH, unpacked))
-    return head + wire.write_group(parts, most_log2=20) + payload(behind, unpacked)
+    return head + wire.write_group(parts, most_log2=20) + payload(behind, unpacked, OUR_WINDOWS)
 
 
 @pytest.mark.slow
