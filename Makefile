@@ -20,7 +20,7 @@ demo: setup ## Play the main job in this terminal: sign, publish, install, prove
 	@$(BIN)/firmament demo
 
 test: setup packages ## Run the whole test suite, on every core.
-	@$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
+	@$(BIN)/pytest -n auto
 
 check: setup ## Lint, format and types.
 	@$(BIN)/ruff check

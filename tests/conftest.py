@@ -5,6 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from support.databases import connection, database_kind, target
 from support.documents import pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown
@@ -28,12 +29,50 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-BROWSER_TESTS = Path(__file__).parent / "console"
+TESTS = Path(__file__).parent
+LONGEST = (
+    "console",
+    "e2e/test_demo.py",
+    "swift",
+    "unit/payload/test_memory.py",
+    "e2e/test_chaos.py",
+)
+"""They begin the run, so that all workers end together; the others follow in the order of their names."""
+SHARING = {
+    "e2e/test_server_nginx.py": "swift",
+    "e2e/test_server_store.py": "swift",
+    "unit/server/test_payload_stores.py": "swift",
+}
+
+
+def unit_of(path: Path) -> str:
+    """What one worker does at a stretch: a file, or files that share what is slow to start."""
+    inside = path.relative_to(TESTS)
+    return "console" if inside.parts[0] == "console" else SHARING.get(inside.as_posix(), inside.as_posix())
 
 
 def pytest_collection_modifyitems(items):
-    """Put the tests with a browser last: its event loop stays in the process, where `asyncio.run` then refuses to start."""
-    items.sort(key=lambda item: item.path.is_relative_to(BROWSER_TESTS))
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(unit_of(item.path), len(LONGEST)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """One more than there are processors: a test waits for something a third of its time."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Deal out units: what a module or the console starts is started once."""
+    from xdist.scheduler.loadscope import LoadScopeScheduling
+
+    class Units(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return unit_of(config.rootpath / nodeid.partition("::")[0])
+
+    config.option.loadscopereorder = False
+    return Units(config, log)
 
 
 # Examples are few enough for the whole suite to stay quick, and no deadline: the machine may be busy.

@@ -1,4 +1,8 @@
-"""One server, one browser and one world of devices for all tests of the console."""
+"""One server, one browser and one world of devices for all tests of the console.
+
+They end with the last of these tests: a browser's event loop would stay in the process, where
+`asyncio.run` then refuses to start.
+"""
 
 import contextlib
 import json
@@ -32,7 +36,7 @@ expect.set_options(timeout=15_000)  # the machine may be busy
 DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def world(tmp_path_factory):
     """A server with people of every role, two products, releases and some devices."""
     made = World(tmp_path_factory.mktemp("console"), env=MANY_LOGINS)
@@ -56,7 +60,7 @@ def world(tmp_path_factory):
     made.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser():
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
@@ -64,7 +68,7 @@ def browser():
         running.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tokens(world):
     """A session of each role."""
     found = {role: world.sign_in(role).token for role in ROLES}
@@ -194,7 +198,7 @@ class Rollout:
         return self.show()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def rollout(world):
     """Running, nobody has acted yet."""
     made = Rollout(world)
@@ -203,7 +207,7 @@ def rollout(world):
         device.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def halted(rollout):
     """Stopped by itself."""
     rollout.live_until("halted")

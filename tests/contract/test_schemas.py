@@ -29,12 +29,12 @@ def ecma_pattern(validator, pattern, instance, schema):
         yield jsonschema.ValidationError(f"{instance!r} does not match {pattern!r}")
 
 
-Validator = jsonschema.validators.extend(Draft202012Validator, {"pattern": ecma_pattern})
+validator = jsonschema.validators.extend(Draft202012Validator, {"pattern": ecma_pattern})
 MESSAGES = load("messages-1")
 
 
-def message_schema(name):
-    return {"$schema": MESSAGES["$schema"], "$ref": f"#/$defs/{name}", "$defs": MESSAGES["$defs"]}
+def message_form(name):
+    return validator({"$schema": MESSAGES["$schema"], "$ref": f"#/$defs/{name}", "$defs": MESSAGES["$defs"]})
 
 
 def over_the_wire(decode):
@@ -42,14 +42,14 @@ def over_the_wire(decode):
 
 
 FORMS = {
-    "manifest": (strategies.manifests, load("manifest-1"), manifest.decode),
+    "manifest": (strategies.manifests, validator(load("manifest-1")), manifest.decode),
     "envelope": (
         strategies.envelopes,
-        message_schema("envelope"),
+        message_form("envelope"),
         lambda value: envelope.open_envelope(value, expected_type=envelope.REPORT_TYPE),
     ),
     **{
-        name: (getattr(strategies, plural), message_schema(name), over_the_wire(getattr(messages, f"decode_{name}")))
+        name: (getattr(strategies, plural), message_form(name), over_the_wire(getattr(messages, f"decode_{name}")))
         for name, plural in {
             "enrol_request": "enrol_requests",
             "enrol_reply": "enrol_replies",
@@ -93,14 +93,14 @@ def test_every_message_has_a_schema():
 
 @forms
 def test_the_schema_is_a_schema(form):
-    Draft202012Validator.check_schema(FORMS[form][1])
+    Draft202012Validator.check_schema(FORMS[form][1].schema)
 
 
 @forms
 @given(data=st.data())
 def test_what_we_write_fits_the_schema(form, data):
     values, schema, _ = FORMS[form]
-    Validator(schema).validate(data.draw(values).to_json())
+    schema.validate(data.draw(values).to_json())
 
 
 @forms
@@ -108,7 +108,7 @@ def test_what_we_write_fits_the_schema(form, data):
 def test_what_fits_the_schema_is_accepted(form, data):
     values, schema, decode = FORMS[form]
     value = mutate(data.draw(values).to_json(), data)
-    if Validator(schema).is_valid(value):
+    if schema.is_valid(value):
         decode(value)
 
 
@@ -121,7 +121,7 @@ def test_what_is_accepted_fits_the_schema_once_written_again(form, data):
         accepted = decode(value)
     except FirmamentError:
         return
-    Validator(schema).validate(accepted.to_json())
+    schema.validate(accepted.to_json())
 
 
 def test_ceilings_are_those_of_the_code():
@@ -129,13 +129,13 @@ def test_ceilings_are_those_of_the_code():
     assert limits.pop("poll_reply") == messages.MAX_POLL_REPLY_LENGTH_BYTES
     assert limits.pop("envelope") is None
     assert set(limits.values()) == {messages.MAX_REQUEST_LENGTH_BYTES}
-    assert FORMS["manifest"][1]["x-limit-bytes"] == manifest.MAX_MANIFEST_LENGTH_BYTES
+    assert FORMS["manifest"][1].schema["x-limit-bytes"] == manifest.MAX_MANIFEST_LENGTH_BYTES
 
 
 @forms
 def test_the_schema_names_every_field_and_no_other(form):
     _, schema, _ = FORMS[form]
-    schema = MESSAGES["$defs"].get(form, schema)
+    schema = MESSAGES["$defs"].get(form, schema.schema)
     written = set()
 
     @given(FORMS[form][0])
