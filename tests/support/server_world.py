@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Self
 
 import urllib3
+from argon2 import PasswordHasher
 from securesystemslib.signer import CryptoSigner, SSlibKey
 from support import programs
+from support.databases import fresh_target
 
 from firmament.core.clock import SystemClock
 from firmament.core.digest import Digest
@@ -29,7 +31,6 @@ from firmament.server.database.opening import command_database
 from firmament.server.database.target import Target, database_target
 from firmament.server.layout import Layout
 from firmament.server.payloads.store import ServerDisk
-from firmament.server.people.passwords import hash_password
 from firmament.server.people.service import add_person
 from firmament.server.scope import Role, console
 from firmament.server.settings import read_settings
@@ -39,7 +40,8 @@ from firmament.trust.device_keys import IdentityKey
 from firmament.trust.roles import RoleKeys
 
 PASSWORD = "correct horse battery"
-HASHED = hash_password(PASSWORD)
+HASHED = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1).hash(PASSWORD)
+"""A hash says itself what it costs: this one is verified in no time. What `hash_password` asks for is in a unit test."""
 START_DEADLINE_S = 120
 PATIENCE = {"FIRMAMENT_SERVER_ROLLOUT_INTERVAL_S": "0.5"}
 """Tests wait for rollouts again and again, and few rows cost a server little."""
@@ -50,10 +52,14 @@ def run_command(*arguments: object, check: bool = True, env: dict[str, str] | No
 
 
 def make_server(directory: Path, database: dict[str, str] | None = None) -> Path:
-    """As `firmament server init` does; `database` as `fresh_database` returns it."""
+    """As `firmament server init` does, but for a copied database; `database` as `fresh_database` returns it."""
+    layout = Layout(directory)
+    if not database:
+        layout.database.parent.mkdir(mode=0o700, parents=True)
+        fresh_target("sqlite", layout.database.parent)
     initialise(
         ServerDisk(),
-        Layout(directory),
+        layout,
         names=["localhost"],
         addresses=["127.0.0.1"],
         options={"port": 0, **(database or {})},

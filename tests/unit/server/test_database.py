@@ -87,6 +87,21 @@ def test_a_new_file_is_private_and_migrating_again_leaves_each_byte(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_migration_that_fails_leaves_the_revision_before_and_is_done_again(tmp_path):
+    path = tmp_path / "x.db"
+    path.touch()
+    with opened(path) as connection:  # in the way of the last statement of revision 0011
+        connection.execute("CREATE TABLE ix_version_day_tenant_day (x)")
+    with pytest.raises(CorruptStateError):
+        migrate(path)
+    assert revision(path) == "0010"
+    with opened(path) as connection:
+        assert not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'version_day'").fetchall()
+        connection.execute("DROP TABLE ix_version_day_tenant_day")
+    migrate(path)
+    assert revision(path) == HEAD
+
+
 def test_servers_that_start_together_migrate_once():
     found = cluster()
     target = found.target(found.create("together"))
