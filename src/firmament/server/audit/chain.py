@@ -75,3 +75,11 @@ def head(connection: Connection, tenant_id: int) -> tuple[int, bytes]:
     """Return number and hash of a tenant's newest event; 0 and the genesis hash when there is none."""
     row = connection.execute("SELECT number, hash FROM chain_head WHERE tenant_id = ?", (tenant_id,)).fetchone()
     return (0, GENESIS) if row is None else (int(row["number"]), bytes(row["hash"]))
+
+
+def hash_at(connection: Connection, tenant_id: int, number: int) -> bytes | None:
+    """Return the hash of one event of a tenant; the genesis hash before the first, None beyond the last."""
+    if number == 0:
+        return GENESIS
+    row = connection.execute("SELECT hash FROM event WHERE tenant_id = ? AND number = ?", (tenant_id, number)).fetchone()
+    return None if row is None else bytes(row["hash"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -51,6 +52,8 @@ class Checkpoints:
         self._clock = clock
         self._rhythm = rhythm
         self._refused: set[int] = set()
+        # What the signer signed last must not change between asking for it and asking for more.
+        self._turn = asyncio.Lock()
         self._key: dict[str, Any] | None = None
 
     async def key(self) -> dict[str, Any]:
@@ -72,8 +75,9 @@ class Checkpoints:
     async def make(self, tenant_id: int) -> None:
         """Have the chain signed up to its head. A refusal is written down once as an event."""
         try:
-            while await self._step(tenant_id):
-                pass
+            async with self._turn:
+                while await self._step(tenant_id):
+                    pass
             self._refused.discard(tenant_id)
         except TrustError as error:
             await self._write_refusal(tenant_id, error)
@@ -90,6 +94,10 @@ class Checkpoints:
 
     async def tree_head(self, tenant_id: int) -> dict[str, Any] | None:
         """Return a tree head over all releases that are logged, signed now if there is none; None when empty."""
+        async with self._turn:
+            return await self._tree_head(tenant_id)
+
+    async def _tree_head(self, tenant_id: int) -> dict[str, Any] | None:
         leaves = await self._database.read(lambda connection: release_log.leaf_hashes(connection, tenant_id))
         if not leaves:
             return None
@@ -155,13 +163,14 @@ def _behind(connection: Connection, tenant_id: int) -> tuple[int, int]:
 def _digests_after(connection: Connection, tenant_id: int, signed: Signed) -> bytes:
     """Return the digests of the events after what was signed, computed from the events themselves.
 
-    The stored hashes are not used: what the signer binds is what an auditor will read. Raises
-    ChainBrokenError when the chain ends before what was signed.
+    Hashes stored after what was signed are not used: what the signer binds is what an auditor will
+    read. Raises ChainBrokenError when the chain ends before what was signed, or was another there:
+    the events after it would be bound to a past that nobody can read any more.
     """
-    number, found = chain.head(connection, tenant_id)
-    if number < signed.number or (number == signed.number and found != signed.hash):
+    if chain.hash_at(connection, tenant_id, signed.number) != signed.hash:
+        number, _ = chain.head(connection, tenant_id)
         raise ChainBrokenError(
-            "The chain ends before what the signer signed, or elsewhere",
+            "The chain ends before what the signer signed, or is another one there",
             tenant=tenant_id,
             signed=signed.number,
             head=number,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 from firmament.core import canonical
 from firmament.errors import NotFoundError
 from firmament.server.audit import chain, checkpoints
-from firmament.trust.audit import GENESIS
 
 if TYPE_CHECKING:
     from firmament.server.database.port import Connection
@@ -28,14 +27,10 @@ class Page:
 def hash_before(connection: Connection, scope: Scope, first: int) -> bytes:
     """Return the hash of the event before `first`; raises NotFoundError."""
     scope.require_unlimited("Reading the audit chain")
-    if first == 1:
-        return GENESIS
-    row = connection.execute(
-        "SELECT hash FROM event WHERE tenant_id = ? AND number = ?", (scope.tenant_id, first - 1)
-    ).fetchone()
-    if row is None:
+    found = chain.hash_at(connection, scope.tenant_id, first - 1)
+    if found is None:
         raise NotFoundError("There is no such event", number=first - 1)
-    return bytes(row["hash"])
+    return found
 
 
 def page(connection: Connection, scope: Scope, *, after: int, last: int) -> Page:
