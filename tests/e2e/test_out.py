@@ -134,7 +134,9 @@ def test_mail_and_topic_get_the_test_message_by_the_command(world, mailbox, brok
     assert "Subject: Firmament: test" in mail["data"]
     told = wait_for(lambda: [entry for entry in broker.got() if entry["topic"] == "firmament/told"])
     assert told[0]["value"]["severity"] == "test"
-    assert "HALTED rollout 42" in run("preview")["text"]
+    text = run("preview")["text"]
+    assert "HALTED rollout 42" in text
+    assert f"{world.server.url}/rollouts/42" in text, "the port that was bound, where the setting leaves it open"
     assert run("mute", "screen", "--for", "1h")["muted_until"] > 0
     assert run("mute", "screen", "--for", "0")["muted_until"] == 0
     assert {outlet["name"] for outlet in run("list")["outlets"]} >= {"ops", "screen"}

@@ -153,7 +153,8 @@ def test_rows_protect_what_they_name(database_kind, tmp_path):
                 kept.add(row["sbom"])
         blobs = MemoryBlobs(stored)
         with command_database(target) as database:
-            found = Collector(blobs, database, lambda _: Published(), grace=GRACE).collect(SERVER, NOW, pretend=pretend)
+            collector = Collector(blobs, lambda _: Published(), grace=GRACE)
+            found = collector.collect(database, SERVER, NOW, pretend=pretend)
         gone = {*stored} - kept
         assert found.blobs == len(gone)
         assert {*blobs.stored} == {*stored} - (set() if pretend else gone)

@@ -15,8 +15,6 @@ from firmament.cli.common import output, output_options, passphrase_option, read
 from firmament.cli.server import directory_option, settings_of, who
 
 if TYPE_CHECKING:
-    from firmament.server.database.port import Connection
-    from firmament.server.releases.model import Published
     from firmament.server.settings import ServerSettings
 
 
@@ -155,24 +153,18 @@ def gc(directory: Path, *, dry_run: bool) -> None:
     from firmament.server.payloads.collect import Collector
     from firmament.server.payloads.opening import open_blobs
     from firmament.server.payloads.store import ServerDisk
-    from firmament.server.releases import shared
-    from firmament.server.releases.generations import Generations
+    from firmament.server.releases.serving import served_by
     from firmament.server.scope import console
 
     layout, settings = settings_of(directory)
     disk, clock = ServerDisk(), SystemClock()
 
-    def load(connection: Connection) -> Published:
-        served = shared.load(connection) if settings.database else None
-        return served if served is not None else Generations(disk, layout).load()
-
     with command_database(database_target(layout, settings)) as database:
         found = Collector(
             open_blobs(disk, layout, settings, clock),
-            database,
-            load,
+            served_by(disk, layout, settings),
             grace=timedelta(hours=settings.blob_grace_hours),
-        ).collect(console(who()), clock.now(), pretend=dry_run)
+        ).collect(database, console(who()), clock.now(), pretend=dry_run)
     verb = "would go" if dry_run else "removed"
     output().document(
         "server-gc",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from firmament.server.outbox.compose import Out
     from firmament.server.payloads.custody import Custodian
     from firmament.server.payloads.port import BlobStore
+    from firmament.server.payloads.upkeep import Upkeep
     from firmament.server.people.vault import Vault
     from firmament.server.releases.service import Publisher
     from firmament.server.rollouts.board import Board
@@ -43,6 +44,7 @@ class Parts:
     publisher: Publisher
     checkpoints: Checkpoints
     out: Out
+    upkeep: Upkeep
     last_seen: LastSeen
     board: Board
     address_limit: TokenBuckets

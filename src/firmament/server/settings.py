@@ -63,7 +63,12 @@ class ServerSettings:
     s3_secret_key_file: str = _setting("", "File that holds the secret key.")
     s3_ca: str = _setting("", "PEM file of the CA that certifies the store; empty: the system's.")
     blob_grace_hours: int = _setting(
-        168, "`firmament server gc` leaves alone what was sent or withdrawn less long ago.", minimum=1
+        168, "Collecting payloads leaves alone what was sent or withdrawn less long ago.", minimum=1
+    )
+    blob_collect_hours: int = _setting(
+        24,
+        "So often the leader removes payloads that nothing refers to; 0: only `firmament server gc`.",
+        minimum=0,
     )
     front_prefix: str = _setting(
         "", "Payloads are left to nginx below this internal path (X-Accel-Redirect), e.g. `/_firmament/`."

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 from firmament.core.digest import Digest
 from firmament.core.ids import AttemptId
 from firmament.errors import (
-    ConflictError,
     HardwareMismatchError,
     NotFoundError,
     ProductMismatchError,
@@ -24,6 +23,7 @@ from firmament.server.events import Event
 from firmament.server.inventory.attributes import write_attributes
 from firmament.server.inventory.marks import require_not_pinned
 from firmament.server.inventory.store import decode_manifest, get_device
+from firmament.server.releases.find import find_served
 from firmament.server.rollouts import follow
 from firmament.server.scope import Action, Scope, of_device
 
@@ -57,16 +57,8 @@ def assign(
     """
     scope.require(Action.ASSIGN, product=product)
     device = get_device(connection, scope, device_id)
-    release = connection.execute(
-        "SELECT r.id, r.manifest, r.withdrawn_at FROM release r JOIN product p ON p.id = r.product_id "
-        "WHERE r.tenant_id = ? AND p.name = ? AND r.version = ?",
-        (scope.tenant_id, product, version),
-    ).fetchone()
-    if release is None:
-        raise NotFoundError("There is no such release", release=f"{product}/{version}")
-    if release["withdrawn_at"] is not None:
-        raise ConflictError("The release was withdrawn", release=f"{product}/{version}")
-    manifest = decode_manifest(release["manifest"])
+    release = find_served(connection, scope, product, version)
+    manifest = decode_manifest(bytes(release["manifest"]))
     if device.product != product:
         raise ProductMismatchError("The release is for another product", device=device.product, release=product)
     if device.hardware not in manifest.hardware:

@@ -81,5 +81,7 @@ def hash_at(connection: Connection, tenant_id: int, number: int) -> bytes | None
     """Return the hash of one event of a tenant; the genesis hash before the first, None beyond the last."""
     if number == 0:
         return GENESIS
-    row = connection.execute("SELECT hash FROM event WHERE tenant_id = ? AND number = ?", (tenant_id, number)).fetchone()
+    row = connection.execute(
+        "SELECT hash FROM event WHERE tenant_id = ? AND number = ?", (tenant_id, number)
+    ).fetchone()
     return None if row is None else bytes(row["hash"])

@@ -10,13 +10,14 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from firmament.core.digest import Digest
-from firmament.errors import ConflictError, ForbiddenError, NotFoundError, ReplayError
+from firmament.errors import ConflictError, ForbiddenError, ReplayError
 from firmament.protocol.status import ConsentAnswer
 from firmament.server import events
 from firmament.server.consent.decide import DEFAULT_POSTPONEMENT, Verdict, decide
 from firmament.server.consent.model import Answers, Word
 from firmament.server.consent.rules import count_asking, rulings
 from firmament.server.events import Event
+from firmament.server.releases.find import find_release
 from firmament.server.scope import Action
 
 if TYPE_CHECKING:
@@ -245,7 +246,7 @@ def report(connection: Connection, scope: Scope, *, release: str | None, now: da
         if row["standing"] == "postponed":
             one["postponed_until"] = {"first": row["first_until"], "last": row["last_until"]}
     if release is not None and not found:
-        _require_release(connection, scope, product, version)
+        find_release(connection, scope, product, version)
     total = {key: sum(one[key] for one in found.values()) for key in _COUNTED}
     return {**total, "opted_out": _opted_out(connection, scope, wanted or None), "releases": list(found.values())}
 
@@ -255,16 +256,6 @@ _COUNTED: Final = ("asked", "agreed", "postponed", "declined", "no_answer")
 
 def _none() -> dict[str, Any]:
     return {**dict.fromkeys(_COUNTED, 0), "postponed_until": None}
-
-
-def _require_release(connection: Connection, scope: Scope, product: str, version: str) -> None:
-    row = connection.execute(
-        "SELECT 1 FROM release r JOIN product p ON p.id = r.product_id "
-        "WHERE r.tenant_id = ? AND p.name = ? AND r.version = ?",
-        (scope.tenant_id, product, version),
-    ).fetchone()
-    if row is None:
-        raise NotFoundError("There is no such release", release=f"{product}/{version}"[:128])
 
 
 def _opted_out(connection: Connection, scope: Scope, product: str | None) -> int:

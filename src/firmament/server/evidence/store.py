@@ -13,6 +13,7 @@ from firmament.server.evidence import sbom
 from firmament.server.evidence.sbom import Component
 from firmament.server.evidence.statements import Statement, affected_of_json
 from firmament.server.inventory.store import decode_manifest
+from firmament.server.releases.find import find_release
 from firmament.server.scope import Action
 
 if TYPE_CHECKING:
@@ -26,29 +27,13 @@ if TYPE_CHECKING:
 MAX_VULNERABILITIES: Final = 20_000
 MAX_PAGE: Final = 1000
 MAX_STATEMENT_LENGTH_BYTES: Final = 2 * 1024 * 1024
-_RELEASE: Final = """
-SELECT r.id, r.product_id, r.version, r.sequence_number, r.manifest, r.published_at, p.name AS product
-FROM release r JOIN product p ON p.id = r.product_id WHERE r.tenant_id = ?
-"""
-
-
-def release_row(connection: Connection, scope: Scope, product: str, version: str) -> Row:
-    """Return a release; raises NotFoundError, ForbiddenError."""
-    scope.require_product(product)
-    row: Row | None = connection.execute(
-        _RELEASE + " AND p.name = ? AND r.version = ?", (scope.tenant_id, product, version)
-    ).fetchone()
-    if row is None:
-        raise NotFoundError("There is no such release", release=f"{product}/{version}"[:200])
-    return row
-
 
 # --- bills of materials --------------------------------------------------------------------
 
 
 def wanted_digest(connection: Connection, scope: Scope, product: str, version: str) -> Digest:
     """Return the digest that the signed manifest gives for the bill of materials; raises ConflictError."""
-    manifest = decode_manifest(bytes(release_row(connection, scope, product, version)["manifest"]))
+    manifest = decode_manifest(bytes(find_release(connection, scope, product, version)["manifest"]))
     if manifest.sbom_digest is None:
         raise ConflictError(
             "The signed manifest of this release names no bill of materials; build it with --sbom",
@@ -75,7 +60,7 @@ def add_sbom(
 ) -> int:
     """Store the components of a release; return how many are affected by what is known. The same again is nothing."""
     scope.require(Action.IMPORT_EVIDENCE, product=product)
-    row = release_row(connection, scope, product, version)
+    row = find_release(connection, scope, product, version)
     release_id = row["id"]
     if connection.execute("SELECT 1 FROM sbom WHERE release_id = ?", (release_id,)).fetchone() is None:
         connection.execute(
@@ -119,7 +104,7 @@ def components_of(connection: Connection, release_id: int) -> tuple[Component, .
 
 def show_sbom(connection: Connection, scope: Scope, *, product: str, version: str) -> dict[str, Any]:
     """Return the components of a release; raises NotFoundError when none were read."""
-    row = release_row(connection, scope, product, version)
+    row = find_release(connection, scope, product, version)
     known = connection.execute("SELECT digest, added_at FROM sbom WHERE release_id = ?", (row["id"],)).fetchone()
     if known is None:
         raise NotFoundError("No bill of materials was read for this release", release=f"{product}/{version}")
@@ -144,7 +129,7 @@ def show_sbom(connection: Connection, scope: Scope, *, product: str, version: st
 def diff(connection: Connection, scope: Scope, *, product: str, old: str, new: str) -> dict[str, Any]:
     """Return what components changed between two releases of a product."""
     before, after = (
-        components_of(connection, release_row(connection, scope, product, version)["id"]) for version in (old, new)
+        components_of(connection, find_release(connection, scope, product, version)["id"]) for version in (old, new)
     )
     changes = sbom.diff(before, after)
     return {

@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import uuid
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -57,12 +58,16 @@ from firmament.server.limits import TokenBuckets
 from firmament.server.lock import locked
 from firmament.server.outbox.compose import make_out
 from firmament.server.parts import Parts
+from firmament.server.payloads import upkeep
+from firmament.server.payloads.collect import Collector
 from firmament.server.payloads.custody import load_custodian
 from firmament.server.payloads.opening import open_blobs
 from firmament.server.payloads.store import ServerDisk
+from firmament.server.payloads.upkeep import Upkeep
 from firmament.server.people.vault import load_vault
 from firmament.server.releases.generations import Generations
 from firmament.server.releases.service import Publisher
+from firmament.server.releases.serving import served_by
 from firmament.server.rollouts import board, loops
 from firmament.server.rollouts.board import Board
 from firmament.server.seen import LastSeen
@@ -154,7 +159,9 @@ class Server:
         database = open_database(target, self._clock)
         try:
             leadership = self._leadership(target)
-            parts = self._parts(disk, signer, FencedDatabase(database) if database.is_shared else database, leadership)
+            port = listener.getsockname()[1]
+            reached = FencedDatabase(database) if database.is_shared else database
+            parts = self._parts(disk, signer, reached, leadership, port)
             front = make_front(disk, layout, settings, load_certificate(disk, layout.device_ca / "ca.pem"), self._clock)
             application = Application(parts, self._make_pages, front)
             config = uvicorn.Config(
@@ -188,7 +195,9 @@ class Server:
 
         return Leadership(LeaderLock(target, self._clock, replica_id), self._clock, replica_id)
 
-    def _parts(self, disk: ServerDisk, signer: SignerClient, database: Database, leadership: Leadership) -> Parts:
+    def _parts(
+        self, disk: ServerDisk, signer: SignerClient, database: Database, leadership: Leadership, port: int
+    ) -> Parts:
         layout, settings = self._layout, self._settings
         blobs = open_blobs(disk, layout, settings, self._clock)
         if settings.s3_bucket or not database.is_shared:  # else others may be receiving there
@@ -198,6 +207,9 @@ class Server:
         except OverloadedError as error:
             # Polls and reports do not need it; what does is answered with 503 until it is back.
             log.warning("store.away", reason=str(error))
+        collector = Collector(
+            blobs, served_by(disk, layout, settings), grace=timedelta(hours=settings.blob_grace_hours)
+        )
         publisher = Publisher(
             generations=Generations(disk, layout),
             blobs=blobs,
@@ -225,7 +237,14 @@ class Server:
                 self._clock,
                 Rhythm(every_events=settings.checkpoint_every_events, interval_s=settings.checkpoint_interval_s),
             ),
-            out=make_out(settings, layout, database, self._clock, publisher, vault),
+            out=make_out(settings, layout, database, self._clock, publisher, vault, port=port),
+            upkeep=Upkeep(
+                collector,
+                database,
+                database_target(layout, settings),
+                self._clock,
+                interval=timedelta(hours=settings.blob_collect_hours),
+            ),
             last_seen=LastSeen(),
             board=Board(),
             address_limit=TokenBuckets(rate_per_s=settings.address_requests_per_s, burst=settings.address_burst),
@@ -267,6 +286,7 @@ class Server:
             (self._count_versions, history.EVERY_S),
             (self._checkpoint, CHECKPOINT_CHECK_S),
             (self._roll_out, parts.settings.rollout_interval_s),
+            (self._collect, upkeep.CHECK_S),
             *((_without_parts(send), interval_s) for send, interval_s in parts.out.loops),
         ]
         for leads, interval_s in led_work:
@@ -302,6 +322,9 @@ class Server:
 
     async def _checkpoint(self, parts: Parts) -> None:
         await parts.checkpoints.make_due()
+
+    async def _collect(self, parts: Parts) -> None:
+        await parts.upkeep.collect_due()
 
     async def _roll_out(self, parts: Parts) -> None:
         now = self._clock.now()

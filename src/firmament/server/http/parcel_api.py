@@ -79,7 +79,7 @@ class ParcelApi(OperatorPart):
         longest = int(MAX_CARRIED_LIFETIME.total_seconds())
         lifetime_s = fields.integer("lifetime_s", minimum=3600, maximum=longest, default=DEFAULT_LIFETIME_S)
         now = self._parts.clock.now().replace(microsecond=0)
-        wanted = await self._read(service.find_release, scope, product=product, version=version)
+        wanted = await self._read(service.wanted_release, scope, product=product, version=version)
         carried = await self._parts.publisher.carried(product, lifetime_s=lifetime_s)
         expires_at = min(carried.expires_at, now + timedelta(seconds=lifetime_s))
         parcel_id = str(uuid.uuid4())
@@ -125,7 +125,7 @@ class ParcelApi(OperatorPart):
         scope = await self._readable(request, product=product)
         if not PRODUCT.fullmatch(product) or not VERSION.fullmatch(version):
             raise NotFoundError("There is no such release", release=f"{product}/{version}"[:128])
-        wanted = await self._read(service.find_release, scope, product=product, version=version)
+        wanted = await self._read(service.wanted_release, scope, product=product, version=version)
         known = {item["sha256"]: item for one in wanted.manifest.payloads for item in _payloads(one)}
         if sha256 not in known:
             raise NotFoundError("The release has no such payload", sha256=sha256[:80])

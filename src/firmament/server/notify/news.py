@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from firmament.server.events import Event
 from firmament.server.notify.decide import News, Severity
+from firmament.server.rollouts.decide import Code, may_fail
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,14 +68,11 @@ def halted(
 ) -> tuple[str, str]:
     """Return title and text of a stop: enough to decide on a phone whether to get up."""
     halt: Mapping[str, Any] = {**facts, **((rollout or {}).get("halt") or {})}
-    failed, finished = int(halt.get("failed", 0)), int(halt.get("finished", 0))
-    limit = float(halt.get("limit_ratio", 0))
-    rate = f"{100 * failed / finished:.1f} %" if finished else "no sample"
     release = str(facts.get("release", "")).replace("/", "→", 1)
     title = f"HALTED rollout {_short(rollout_id)} {release}"
     parts = [
         f"{title} at {datetime.fromtimestamp(at, UTC):%H:%M} UTC.",
-        f"Wave {halt.get('wave', '?')}: {failed}/{finished} failed ({rate}, limit {100 * limit:g} %).",
+        f"Wave {halt.get('wave', '?')}: {_failures(halt)}",
     ]
     common = halt.get("common")
     if common:
@@ -94,6 +92,20 @@ def halted(
     if actions:
         text += "\n\nYou can:" + "".join(f"\n- {action['action']}: {action['sentence']}" for action in actions)
     return title, text
+
+
+def _failures(halt: Mapping[str, Any]) -> str:
+    failed, finished = int(halt.get("failed", 0)), int(halt.get("finished", 0))
+    ratio = float(halt.get("limit_ratio", 0))
+    limit = f"limit {100 * ratio:g} %"
+    if halt.get("code") == Code.CANNOT_PASS and halt.get("possible"):
+        possible = int(halt["possible"])
+        return (
+            f"{failed} failed of {possible}, {may_fail(ratio, possible)} may ({limit}): "
+            f"it cannot pass whatever the others do; {finished} had finished."
+        )
+    rate = f"{100 * failed / finished:.1f} %" if finished else "no sample"
+    return f"{failed}/{finished} failed ({rate}, {limit})."
 
 
 def _number(value: Any) -> str:

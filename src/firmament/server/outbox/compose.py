@@ -53,8 +53,10 @@ def make_out(
     clock: Clock,
     publisher: Publisher,
     vault: Vault,
+    *,
+    port: int,
 ) -> Out:
-    """Build it from the settings."""
+    """Build it from the settings; `port` is what was bound, which the setting may leave to the system."""
     rng = random.Random()  # noqa: S311 - it spreads retries, it keeps no secret
     ca = layout.directory / settings.outbox_ca if settings.outbox_ca else None
     broker = BrokerSender(clock, url=settings.mqtt_url, ca=ca)
@@ -68,7 +70,7 @@ def make_out(
         },
         rng,
     )
-    public_url = settings.public_url or f"https://{settings.names[0]}:{settings.port}"
+    public_url = settings.public_url or f"https://{settings.names[0]}:{port}"
     quiet_from, quiet_until = settings.quiet_minutes()
     notifier = Notifier(
         database,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from firmament.core.ids import DeviceId
-from firmament.errors import ConflictError, MalformedError, NotFoundError, TooLargeError
+from firmament.errors import ConflictError, MalformedError, TooLargeError
 from firmament.protocol.v1.messages import NONCE_LENGTH_BYTES, PollRequest
 from firmament.server import events
 from firmament.server.attempts import service as attempts
@@ -16,6 +16,7 @@ from firmament.server.events import Event
 from firmament.server.inventory.search import find_devices
 from firmament.server.inventory.store import decode_manifest, get_device
 from firmament.server.payloads import content_keys
+from firmament.server.releases.find import find_served
 from firmament.server.scope import Action
 from firmament.trust.director import Assignment
 
@@ -52,17 +53,9 @@ class Addressee:
     payload: Payload
 
 
-def find_release(connection: Connection, scope: Scope, *, product: str, version: str) -> Wanted:
+def wanted_release(connection: Connection, scope: Scope, *, product: str, version: str) -> Wanted:
     """Return a release; raises NotFoundError, ConflictError for one that was withdrawn."""
-    row = connection.execute(
-        "SELECT r.target, r.manifest, r.withdrawn_at FROM release r JOIN product p ON p.id = r.product_id "
-        "WHERE r.tenant_id = ? AND p.name = ? AND r.version = ?",
-        (scope.tenant_id, product, version),
-    ).fetchone()
-    if row is None:
-        raise NotFoundError("There is no such release", release=f"{product}/{version}")
-    if row["withdrawn_at"] is not None:
-        raise ConflictError("The release was withdrawn", release=f"{product}/{version}")
+    row = find_served(connection, scope, product, version)
     return Wanted(product, decode_manifest(bytes(row["manifest"])), row["target"])
 
 

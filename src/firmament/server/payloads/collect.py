@@ -1,4 +1,4 @@
-"""Removing payloads that nothing refers to any more: ``firmament server gc``.
+"""Removing payloads that nothing refers to any more: ``firmament server gc``, and the leader by itself.
 
 What is referred to is read from the signed repository and the database; what is stored, from the
 store. A blob goes when nothing names it and it was neither sent nor relied on within the grace
@@ -26,7 +26,7 @@ from firmament.server.payloads.port import digest_of_hex
 from firmament.trust import repository
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from collections.abc import Set as AbstractSet
 
     from firmament.core.digest import Digest
@@ -49,6 +49,19 @@ class Doomed:
     digest: Digest
     length_bytes: int
     names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a look found; each batch is decided once more when it is removed."""
+
+    stored: int
+    doomed: list[Doomed]
+
+    def batches(self) -> Iterator[list[Doomed]]:
+        """Yield what goes in one transaction each."""
+        for start in range(0, len(self.doomed), BATCH):
+            yield self.doomed[start : start + BATCH]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,53 +134,54 @@ def _knows_releases(connection: Connection) -> bool:
 
 
 class Collector:
-    """Looks and removes; the server may run."""
+    """Looks and removes; servers may run."""
 
-    def __init__(
-        self, blobs: BlobStore, database: CommandDatabase, load: Callable[[Connection], Published], *, grace: timedelta
-    ) -> None:
+    def __init__(self, blobs: BlobStore, load: Callable[[Connection], Published], *, grace: timedelta) -> None:
         self._blobs = blobs
-        self._database = database
         self._load = load
         self._grace = grace
 
-    def collect(self, scope: Scope, now: datetime, *, pretend: bool) -> Collected:
+    def collect(self, database: CommandDatabase, scope: Scope, now: datetime, *, pretend: bool) -> Collected:
         """Remove what nothing refers to; with `pretend`, only say what. Raises OverloadedError, CorruptStateError.
 
         Whatever was removed before an error is in the audit log.
         """
-        before = now.astimezone(UTC) - self._grace
-        stored, targets = list(self._blobs.blobs()), list(self._blobs.targets())
-        if targets and not self._database.read(_knows_releases):
-            raise CorruptStateError("The database knows no release, yet payloads are published; it may be another one")
-        candidates = doomed(
-            stored,
-            targets,
-            referenced=self._database.read(lambda connection: self._referenced(connection, before)),
-            before=before,
-        )
-        removed: list[Doomed] = candidates
+        found = self.look(database, now)
+        removed: list[Doomed] = found.doomed
         if not pretend:
             removed = []
-            for start in range(0, len(candidates), BATCH):
-                batch = candidates[start : start + BATCH]
-                removed += self._database.transact(
-                    lambda connection, batch=batch: self._remove(connection, scope, batch, before, now)  # type: ignore[misc]  # bound now
-                )
+            for batch in found.batches():
+                removed += database.transact(lambda connection, batch=batch: self.remove(connection, scope, batch, now))  # type: ignore[misc]  # bound now
+        return self.finish(found, removed, now, pretend=pretend)
+
+    def look(self, database: CommandDatabase, now: datetime) -> Found:
+        """Find what may go; changes nothing. Raises OverloadedError, CorruptStateError."""
+        stored, targets = list(self._blobs.blobs()), list(self._blobs.targets())
+        if targets and not database.read(_knows_releases):
+            raise CorruptStateError("The database knows no release, yet payloads are published; it may be another one")
+        before = self._before(now)
+        referenced = database.read(lambda connection: self._referenced(connection, before))
+        return Found(len(stored), doomed(stored, targets, referenced=referenced, before=before))
+
+    def finish(self, found: Found, removed: Sequence[Doomed], now: datetime, *, pretend: bool = False) -> Collected:
+        """Remove uploads that were cut short, too, and sum up."""
         blobs = [one for one in removed if one.length_bytes or not one.names]
         return Collected(
             blobs=len(blobs),
             length_bytes=sum(one.length_bytes for one in blobs),
-            kept=len(stored) - len(blobs),
-            uploads=self._blobs.clean(before, pretend=pretend),
+            kept=found.stored - len(blobs),
+            uploads=self._blobs.clean(self._before(now), pretend=pretend),
         )
+
+    def _before(self, now: datetime) -> datetime:
+        return now.astimezone(UTC) - self._grace
 
     def _referenced(self, connection: Connection, before: datetime) -> set[Digest]:
         return referenced_by_repository(self._load(connection)) | referenced_by_rows(connection, before)
 
-    def _remove(
-        self, connection: Connection, scope: Scope, batch: list[Doomed], before: datetime, now: datetime
-    ) -> list[Doomed]:
+    def remove(self, connection: Connection, scope: Scope, batch: list[Doomed], now: datetime) -> list[Doomed]:
+        """Remove one batch, what is referred to meanwhile excepted; returns what went."""
+        before = self._before(now)
         referenced = self._referenced(connection, before)
         removed = []
         for one in batch:

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from firmament.core.canonical import decode_object
-from firmament.errors import ConflictError, NotFoundError
 from firmament.server import events
 from firmament.server.attempts.service import cancel_of_release
 from firmament.server.events import Event
@@ -14,6 +13,7 @@ from firmament.server.inventory.store import decode_manifest
 from firmament.server.products import ensure_product, owners
 from firmament.server.releases import log as release_log
 from firmament.server.releases.admission import read_releases
+from firmament.server.releases.find import SELECT, find_release, find_served
 from firmament.server.releases.model import AdmittedRelease, History, Published
 from firmament.server.scope import FIRST_TENANT, Action, Scope
 
@@ -23,12 +23,6 @@ if TYPE_CHECKING:
 
     from firmament.server.database.port import Connection, Row
 
-_SELECT: Final = """
-SELECT r.id, p.name AS product, r.version, r.sequence_number, r.target, r.length_bytes, r.digest, r.manifest,
-       r.published_at, r.withdrawn_at, p.id AS product_id
-FROM release r JOIN product p ON p.id = r.product_id
-WHERE r.tenant_id = ?
-"""
 _NOT_LOGGED: Final = """
 SELECT p.name AS product, r.version, r.manifest, r.published_at
 FROM release r JOIN product p ON p.id = r.product_id
@@ -73,7 +67,7 @@ def index(connection: Connection, scope: Scope, releases: Sequence[AdmittedRelea
 
 def _index(connection: Connection, scope: Scope, releases: Sequence[AdmittedRelease], now: datetime) -> None:
     moment = int(now.timestamp())
-    rows = connection.execute(_SELECT, (scope.tenant_id,)).fetchall()
+    rows = connection.execute(SELECT, (scope.tenant_id,)).fetchall()
     known = {(row["product"], row["version"]): row for row in rows}
     listed = {(release.manifest.product, release.manifest.version) for release in releases}
     for release in releases:
@@ -139,7 +133,7 @@ def list_releases(connection: Connection, scope: Scope, *, product: str | None) 
         scope.require_product(product)
     wanted = product or scope.product
     rows = connection.execute(
-        _SELECT + " AND (CAST(? AS TEXT) IS NULL OR p.name = ?) ORDER BY r.id DESC LIMIT ?",
+        SELECT + " AND (CAST(? AS TEXT) IS NULL OR p.name = ?) ORDER BY r.id DESC LIMIT ?",
         (scope.tenant_id, wanted, wanted, MAX_LISTED),
     )
     channels = _channels(connection, scope)
@@ -148,8 +142,7 @@ def list_releases(connection: Connection, scope: Scope, *, product: str | None) 
 
 def get_release(connection: Connection, scope: Scope, *, product: str, version: str) -> dict[str, Any]:
     """Return one release with its manifest; raises NotFoundError."""
-    scope.require_product(product)
-    row = _row(connection, scope, product, version)
+    row = find_release(connection, scope, product, version)
     manifest = decode_object(bytes(row["manifest"]), limit_bytes=1024 * 1024, what="manifest")
     return {**_summary(row, _channels(connection, scope)), "manifest": manifest}
 
@@ -157,9 +150,7 @@ def get_release(connection: Connection, scope: Scope, *, product: str, version: 
 def promote(connection: Connection, scope: Scope, *, product: str, version: str, channel: str, now: datetime) -> None:
     """Make a release the one that a channel names; raises NotFoundError, ForbiddenError, ConflictError."""
     scope.require(Action.PROMOTE, product=product)
-    row = _row(connection, scope, product, version)
-    if row["withdrawn_at"] is not None:
-        raise ConflictError("The release was withdrawn", release=f"{product}/{version}")
+    row = find_served(connection, scope, product, version)
     connection.execute(
         "INSERT INTO channel(tenant_id, product_id, name, release_id, promoted_at) VALUES (?, ?, ?, ?, ?) "
         "ON CONFLICT(tenant_id, product_id, name) DO UPDATE SET release_id = excluded.release_id, "
@@ -167,15 +158,6 @@ def promote(connection: Connection, scope: Scope, *, product: str, version: str,
         (scope.tenant_id, row["product_id"], channel, row["id"], int(now.timestamp())),
     )
     events.append(connection, scope, Event.RELEASE_PROMOTED, now, subject=f"{product}/{version}", channel=channel)
-
-
-def _row(connection: Connection, scope: Scope, product: str, version: str) -> Row:
-    row: Row | None = connection.execute(
-        _SELECT + " AND p.name = ? AND r.version = ?", (scope.tenant_id, product, version)
-    ).fetchone()
-    if row is None:
-        raise NotFoundError("There is no such release", release=f"{product}/{version}"[:200])
-    return row
 
 
 def _channels(connection: Connection, scope: Scope) -> dict[int, list[str]]:

@@ -99,6 +99,8 @@ class Stop:
     wave: int
     failed: int
     finished: int
+    possible: int = 0
+    """How many of the wave can ever be in the ratio, where that is what decided; 0 elsewhere."""
 
 
 def find_stop(policy: Policy, waves: Sequence[WaveView]) -> Stop | None:
@@ -116,7 +118,7 @@ def find_stop(policy: Policy, waves: Sequence[WaveView]) -> Stop | None:
         possible = wave.counts.total - wave.counts.of(TargetStatus.DECLINED, TargetStatus.SKIPPED)
         possible -= wave.forgiven_finished
         if wave.state is not WaveState.DONE and wave.new_failed and wave.new_failed > gate.limit_ratio * possible:
-            return Stop(Code.CANNOT_PASS, wave.number, wave.new_failed, wave.new_finished)
+            return Stop(Code.CANNOT_PASS, wave.number, wave.new_failed, wave.new_finished, possible)
     failed, finished = sum(wave.new_failed for wave in opened), sum(wave.new_finished for wave in opened)
     if opened and _exceeds(failed, finished, gate.limit_ratio, gate.min_finished):
         return Stop(Code.FAILURES, opened[-1].number, failed, finished)
@@ -125,6 +127,11 @@ def find_stop(policy: Policy, waves: Sequence[WaveView]) -> Stop | None:
 
 def _exceeds(failed: int, finished: int, limit: float, minimum: int) -> bool:
     return finished >= minimum and failed > limit * finished
+
+
+def may_fail(limit_ratio: float, possible: int) -> int:
+    """Return how many devices of a wave may fail without a stop."""
+    return math.floor(limit_ratio * possible)
 
 
 @dataclass(frozen=True, slots=True)

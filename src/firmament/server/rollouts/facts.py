@@ -11,6 +11,7 @@ from firmament.server.inventory.marks import reason_of
 from firmament.server.inventory.model import Mark
 from firmament.server.inventory.store import decode_manifest, get_device
 from firmament.server.payloads.content_keys import openable
+from firmament.server.releases.find import find_named
 from firmament.server.rollouts.machine import RolloutState
 from firmament.server.rollouts.store import RolloutRecord, by_row
 from firmament.server.rollouts.targets import EVERYTHING, OLD_STOCK, Target, active_target, find_target
@@ -115,15 +116,7 @@ def _consent(
 
 
 def _release(connection: Connection, scope: Scope, release: str) -> tuple[Manifest, bool, int]:
-    product, _, version = release.partition("/")
-    scope.require_product(product)
-    row = connection.execute(
-        "SELECT r.id, r.manifest, r.withdrawn_at FROM release r JOIN product p ON p.id = r.product_id "
-        "WHERE r.tenant_id = ? AND p.name = ? AND r.version = ?",
-        (scope.tenant_id, product, version),
-    ).fetchone()
-    if row is None:
-        raise NotFoundError("There is no such release", release=release[:200])
+    row = find_named(connection, scope, release)
     return decode_manifest(bytes(row["manifest"])), row["withdrawn_at"] is not None, int(row["id"])
 
 

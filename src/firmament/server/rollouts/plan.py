@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from firmament.errors import NotFoundError
 from firmament.server.consent.answers import missing_notes
 from firmament.server.consent.rules import count_modes
 from firmament.server.inventory.query_sql import FROM
 from firmament.server.inventory.store import decode_manifest
 from firmament.server.payloads.content_keys import count_held
+from firmament.server.releases.find import find_named
 from firmament.server.rollouts.model import OnStop, boundaries, propose_waves
 from firmament.server.rollouts.selection import SENTENCES, count_by_rule, sample_by_rule, select
 from firmament.server.scope import Action
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from firmament.core.manifest import Manifest
-    from firmament.server.database.port import Connection, Row
+    from firmament.server.database.port import Connection
     from firmament.server.rollouts.model import Policy
     from firmament.server.rollouts.selection import Selection
     from firmament.server.scope import Scope
@@ -28,26 +28,12 @@ MAX_SOURCES: Final = 200
 SAMPLE: Final = 5
 
 
-def find_release(connection: Connection, scope: Scope, release: str) -> Row:
-    """Return a release's row; raises NotFoundError or ForbiddenError."""
-    product, _, version = release.partition("/")
-    scope.require_product(product)
-    row: Row | None = connection.execute(
-        "SELECT r.id, r.product_id, r.manifest, r.withdrawn_at, r.sequence_number FROM release r "
-        "JOIN product p ON p.id = r.product_id WHERE r.tenant_id = ? AND p.name = ? AND r.version = ?",
-        (scope.tenant_id, product, version),
-    ).fetchone()
-    if row is None:
-        raise NotFoundError("There is no such release", release=release[:200])
-    return row
-
-
 def make_plan(
     connection: Connection, scope: Scope, *, release: str, selector: str, policy: Policy, now: datetime
 ) -> dict[str, Any]:
     """Return the plan; raises NotFoundError for the release, MalformedError for the selector."""
     scope.require(Action.READ)
-    row = find_release(connection, scope, release)
+    row = find_named(connection, scope, release)
     manifest = decode_manifest(bytes(row["manifest"]))
     chosen = select(connection, scope, selector=selector, manifest=manifest, release_row=row["id"], now=now)
     by_rule = count_by_rule(connection, chosen)

@@ -11,9 +11,10 @@ from firmament.server import events
 from firmament.server.events import Event
 from firmament.server.inventory.groups import device_rows
 from firmament.server.inventory.query import parse, show
+from firmament.server.releases.find import find_named
 from firmament.server.rollouts import actions
 from firmament.server.rollouts.model import write_policy
-from firmament.server.rollouts.plan import find_release, make_plan
+from firmament.server.rollouts.plan import make_plan
 from firmament.server.rollouts.store import RolloutRecord, by_row, insert_rollout
 from firmament.server.scope import Action
 
@@ -61,7 +62,7 @@ def create(  # what a person fills in
     blocked = [item for item in plan["blockers"] if item["code"] == NO_NOTES]
     if blocked and not is_draft:
         raise ConflictError(blocked[0]["message"], code=NO_NOTES)
-    row = find_release(connection, scope, release)
+    row = find_named(connection, scope, release)
     rollout = insert_rollout(
         connection,
         scope,
@@ -97,7 +98,7 @@ def clear_failures(
 ) -> int:
     """Let releases be offered again to devices where they failed; return how many failures were forgotten."""
     scope.require(Action.MANAGE_DEVICES)
-    row_id = None if release is None else find_release(connection, scope, release)["id"]
+    row_id = None if release is None else find_named(connection, scope, release)["id"]
     cleared = 0
     for device_row in device_rows(connection, scope, devices):
         cleared += connection.execute(

@@ -58,6 +58,7 @@ def halt(connection: Connection, rollout: RolloutRecord, stop: Stop, waves: list
     moved = move_rollout(connection, scope, rollout, RolloutEvent.STOP, now, code=stop.code.value, facts=facts)
     stored = {
         **facts,
+        "possible": stop.possible,
         "at": int(now.timestamp()),
         "code": stop.code.value,
         "updated": counts.of(TargetStatus.UPDATED),

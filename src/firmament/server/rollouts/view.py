@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from firmament.server.rollouts.decide import Code, WaveView
+from firmament.server.rollouts.decide import Code, WaveView, may_fail
 from firmament.server.rollouts.machine import WAITS_FOR, RolloutState, TargetStatus, WaveState
 from firmament.server.rollouts.model import add_counts
 from firmament.server.rollouts.permitted import look
@@ -151,22 +151,33 @@ def _halt(connection: Connection, scope: Scope, rollout: RolloutRecord, waves: l
         "next_actions": [look(connection, scope, rollout, action).show() for action in NEXT_ACTIONS],
         "acknowledged_by": rollout.acknowledged_by or None,
     }
-    return {**shown, "sentence": halt_sentence(shown, rollout.state)}
+    return {**shown, "sentence": halt_sentence({**stored, **shown}, rollout.state)}
 
 
 def halt_sentence(halt: dict[str, Any], state: RolloutState) -> str:
     """Say a stop in words that are enough to decide whether to get up."""
     if halt["code"] == Code.WITHDRAWN:
         return "Stopped: the release was withdrawn. No new device starts."
-    share = f"{100 * halt['failed'] / halt['finished']:.1f} %" if halt["finished"] >= FEW else "too many"
-    what = "report failing health" if halt["code"] == Code.HEALTH else "failed"
     then = "Updated devices are being brought back." if state is RolloutState.REVERTING else "No new device starts."
     return (
-        f"Stopped in wave {halt['wave']}: {halt['failed']} of {halt['finished']} {what} ({share}), the limit is "
-        f"{100 * halt['limit_ratio']:g} %. {halt['went_back_online']} failed and called back, {halt['silent']} have "
-        f"not called back. {halt['not_started']} not started, safe; {halt['in_flight']} in flight; "
-        f"{halt['updated']} updated. {then}"
+        f"Stopped in wave {halt['wave']}: {_why_halted(halt)}. {halt['went_back_online']} failed and called back, "
+        f"{halt['silent']} have not called back. {halt['not_started']} not started, safe; "
+        f"{halt['in_flight']} in flight; {halt['updated']} updated. {then}"
     )
+
+
+def _why_halted(halt: dict[str, Any]) -> str:
+    limit = f"{100 * halt['limit_ratio']:g} %"
+    possible = int(halt.get("possible", 0))  # stops of earlier releases do not say it
+    if halt["code"] == Code.CANNOT_PASS and possible:
+        return (
+            f"{halt['failed']} failed, the limit of {limit} allows {may_fail(halt['limit_ratio'], possible)} of the "
+            f"wave's {possible} devices; it cannot pass whatever the others do, so nobody waited for "
+            f"{halt['min_finished']} to finish"
+        )
+    share = f"{100 * halt['failed'] / halt['finished']:.1f} %" if halt["finished"] >= FEW else "too many"
+    what = "report failing health" if halt["code"] == Code.HEALTH else "failed"
+    return f"{halt['failed']} of {halt['finished']} {what} ({share}), the limit is {limit}"
 
 
 def _excluded(connection: Connection, rollout: RolloutRecord) -> list[dict[str, Any]]:

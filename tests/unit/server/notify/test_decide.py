@@ -155,6 +155,12 @@ def test_a_stop_says_rate_limit_sample_groups_common_factor_actions_and_link():
         "Nothing more happens until you act: https://ota.example/rollouts/r-42"
         "\n\nYou can:\n- revert: Brings 3 456 devices back."
     )
+    # Before the minimum sample: the numbers say why nobody waited for it.
+    early = {**HALT, "code": "rollout/cannot-pass", "failed": 9, "finished": 59, "limit_ratio": "0.1", "possible": 84}
+    assert (
+        "Wave 3: 9 failed of 84, 8 may (limit 10 %): it cannot pass whatever the others do; 59 had finished. "
+        in news_of(event("rollout.halted", **early), None, base_url="").body
+    )
     # The event alone is enough when the rollout cannot be read any more.
     assert "73/3529 failed (2.1 %, limit 2 %)" in news_of(event("rollout.halted", **HALT), None, base_url="").body
 

@@ -125,8 +125,12 @@ def test_a_canary_that_cannot_pass_any_more_stops_before_the_minimum_sample(worl
     world.break_down(poll_all(world)[0])
     shown = world.rollout(rollout_id)
     assert (shown["state"], shown["halt"]["code"]) == ("halted", "rollout/cannot-pass")
-    assert shown["halt"]["sentence"].startswith("Stopped in wave 1: 1 of 1 failed (too many), the limit is 10 %.")
-    assert [event["kind"] for event in world.events("rollout.halted")] == ["rollout.halted"]
+    assert shown["halt"]["sentence"].startswith(
+        "Stopped in wave 1: 1 failed, the limit of 10 % allows 0 of the wave's 5 devices; it cannot pass whatever "
+        "the others do, so nobody waited for 200 to finish. 1 failed and called back, 0 have not called back."
+    )
+    [event] = world.events("rollout.halted")
+    assert event["facts"]["possible"] == 5
 
 
 def test_silent_devices_count_as_failed_until_they_call_back(world):
