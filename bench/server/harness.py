@@ -168,8 +168,13 @@ class Load:
     per_s: float
 
 
-def poll(target: Running, *, devices: int, seconds: float, path: str = "/v1/poll", seed: int = 1) -> Load:
-    """Poll as random devices with `wrk` on keep-alive connections for some seconds."""
+def poll(
+    target: Running, *, devices: int, seconds: float, path: str = "/v1/poll", seed: int = 1, again: bool = False
+) -> Load:
+    """Poll as random devices with `wrk` on keep-alive connections for some seconds.
+
+    With `again` each says which version it trusts since its last answer, as agents do.
+    """
     before, started_s = cpu_s(target.pid), time.monotonic()
     found = subprocess.run(
         [
@@ -177,7 +182,7 @@ def poll(target: Running, *, devices: int, seconds: float, path: str = "/v1/poll
             *("-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s", "--timeout", "20s"),
             *("-s", str(HERE / "poll.lua"), f"http://127.0.0.1:{target.port}{path}"),
         ],
-        env={**os.environ, "DEVICES": str(devices), "SEED": str(seed)},
+        env={**os.environ, "DEVICES": str(devices), "SEED": str(seed), "AGAIN": "1" if again else ""},
         capture_output=True,
         text=True,
         check=True,

@@ -118,7 +118,7 @@ def sign_in_advance(parts) -> None:
         version=1,
         poll_after_s=1800,
     )
-    device_api.make_reply = lambda *_, **__: constant
+    device_api.make_reply = device_api.say_nothing_to_do = lambda *_, **__: constant
 
 
 def ours(options, listener) -> None:
@@ -149,7 +149,7 @@ def ours(options, listener) -> None:
     )
     database = open_database(target, SystemClock())
     server = app.Server(layout, settings, SystemClock())
-    parts = server._parts(ServerDisk(), None, database, Leadership(None, SystemClock(), "measured"))
+    parts = server._parts(ServerDisk(), None, database, Leadership(None, SystemClock(), "measured"), options["port"])
     if options["kind"] == "single":
         one_query_each(database, target)
     if options["kind"] == "unsigned":

@@ -12,6 +12,7 @@ attempt and the payload to fetch.
 from __future__ import annotations
 
 import base64
+from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -37,6 +38,10 @@ REPLY_LIFETIME: Final = timedelta(hours=24)
 """A reply is for one nonce, so this only bounds what a device without a nonce check would take."""
 MAX_CARRIED_LIFETIME: Final = timedelta(days=30)
 """How long what is carried by hand may be good: nobody can take it back meanwhile (ADR-0028)."""
+SAY_AGAIN_S: Final = 12 * 3600
+"""How long the targets of a device with nothing to do are given again: they have as long to live then."""
+MAX_SAID: Final = 100_000
+"""Devices whose last answer is kept, 1.1 KB each; beyond that an answer costs its second signature."""
 MAX_SNAPSHOTS: Final = 8
 """Seconds whose snapshot is kept; a device that asks twice within one gets the next number."""
 SPEC_VERSION: Final = ".".join(SPECIFICATION_VERSION)
@@ -103,7 +108,7 @@ class Snapshots:
 
     A snapshot names no device and no nonce, only the version of the targets, and that is the second
     for nearly every reply. So all devices that poll within a second get the same bytes, signed once.
-    What is fresh and one device's own are timestamp and targets, signed for each poll (ADR-0030).
+    What is one device's own are timestamp and targets (ADR-0030).
     """
 
     def __init__(self, signer: Signer) -> None:
@@ -116,11 +121,68 @@ class Snapshots:
         if found is None:
             if len(self._texts) >= MAX_SNAPSHOTS:
                 del self._texts[next(iter(self._texts))]
-            meta = {"targets.json": {"version": version}}
-            common = {"expires": expires, "spec_version": SPEC_VERSION, "version": version}
-            found = _signed({"_type": "snapshot", "meta": meta, **common}, self._signer)
+            found = _signed(
+                f'{{"_type":"snapshot","expires":"{expires}","meta":{{"targets.json":{{"version":{version}}}}},'
+                f'"spec_version":"{SPEC_VERSION}","version":{version}}}',
+                self._signer,
+            )
             self._texts[version, expires] = found
         return found
+
+
+@dataclass(slots=True)
+class Said:
+    """What a device was told last, when that was "nothing to do": it may be told so again."""
+
+    version: int
+    """Of the timestamp; whoever trusts exactly this one trusts no later snapshot or targets either."""
+    signed_s: int
+    """When snapshot and targets were signed, seconds since 1970."""
+    signed_version: int
+    """Of snapshot and targets."""
+    snapshot: str
+    targets: str
+
+
+class LastSaid:
+    """The last "nothing to do" of many devices; those heard longest ago are forgotten first (ADR-0033).
+
+    An answer that says again what the device trusts needs a signature less: only the timestamp bears
+    the nonce. It is given only to a device that says it trusts the very answer that was given here
+    last. So whatever came between (an answer that was lost, another server's, a parcel) is followed
+    by files that are signed anew, with versions above all that the device may have seen.
+    """
+
+    def __init__(self, max_devices: int = MAX_SAID) -> None:
+        self._max_devices = max_devices
+        self._said: OrderedDict[str, Said] = OrderedDict()
+
+    def __len__(self) -> int:
+        """How many devices are remembered."""
+        return len(self._said)
+
+    def find(self, device_id: str, *, trusted: int, now_s: int) -> Said | None:
+        """Return what may be said again to a device that trusts the timestamp version `trusted`."""
+        found = self._said.get(device_id)
+        if found is None or found.version != trusted or not 0 <= now_s - found.signed_s < SAY_AGAIN_S:
+            return None
+        return found
+
+    def said_again(self, device_id: str, version: int) -> None:
+        """Remember that the device was told the same in a timestamp of this version."""
+        self._said[device_id].version = version
+        self._said.move_to_end(device_id)
+
+    def keep(self, device_id: str, said: Said) -> None:
+        """Remember what the device was told."""
+        self.forget(device_id)
+        self._said[device_id] = said
+        if len(self._said) > self._max_devices:
+            self._said.popitem(last=False)
+
+    def forget(self, device_id: str) -> None:
+        """Remember nothing of a device that was told to do something."""
+        self._said.pop(device_id, None)
 
 
 def make_reply(
@@ -140,19 +202,60 @@ def make_reply(
     this device; the caller keeps it durable (case 64). Raises MalformedError for a nonce of the
     wrong length: a short one could be guessed and answered in advance.
     """
-    if len(nonce) != NONCE_LENGTH_BYTES:
-        raise MalformedError("The nonce has the wrong length", length_bytes=len(nonce), expected=NONCE_LENGTH_BYTES)
-    marks = {"x-nonce": nonce.hex(), "x-device": device_id, "x-issued": format_time(now)}
     expires_at = now.replace(microsecond=0) + REPLY_LIFETIME
     return _make(
         keys,
-        marks,
+        _marks(device_id, nonce, now),
         assignment,
         version=version,
         expires_at=expires_at,
         poll_after_s=poll_after_s,
         snapshots=snapshots,
     )
+
+
+def say_nothing_to_do(
+    keys: DirectorKeys,
+    last: LastSaid,
+    *,
+    device_id: DeviceId,
+    nonce: bytes,
+    now: datetime,
+    version: int,
+    trusted: int,
+    poll_after_s: int,
+    snapshots: Snapshots,
+) -> PollReply:
+    """Answer as `make_reply` without an assignment; a device that trusts `last` gets its snapshot and targets again.
+
+    Only the timestamp is signed then: for this nonce, with `version`, over the snapshot that the
+    device has. Raises MalformedError for a nonce of the wrong length.
+    """
+    now_s = int(now.timestamp())
+    before = last.find(device_id, trusted=trusted, now_s=now_s)
+    if before is None:
+        made = make_reply(
+            keys,
+            device_id=device_id,
+            nonce=nonce,
+            assignment=None,
+            now=now,
+            version=version,
+            poll_after_s=poll_after_s,
+            snapshots=snapshots,
+        )
+        last.keep(device_id, Said(version, now_s, version, made.snapshot, made.targets))
+        return made
+    expires = format_time(now.replace(microsecond=0) + REPLY_LIFETIME)
+    timestamp = _timestamp(_marks(device_id, nonce, now), version, before.signed_version, expires, keys.timestamp)
+    last.said_again(device_id, version)
+    return PollReply(timestamp, before.snapshot, before.targets, poll_after_s)
+
+
+def _marks(device_id: DeviceId, nonce: bytes, now: datetime) -> dict[str, str]:
+    if len(nonce) != NONCE_LENGTH_BYTES:
+        raise MalformedError("The nonce has the wrong length", length_bytes=len(nonce), expected=NONCE_LENGTH_BYTES)
+    return {"x-device": device_id, "x-issued": format_time(now), "x-nonce": nonce.hex()}
 
 
 def make_carried(
@@ -176,7 +279,7 @@ def make_carried(
         raise MalformedError(
             "A parcel expires after it was made, and within a month", expires_at=expires_at, latest=latest
         )
-    marks = {"x-parcel": parcel_id, "x-device": device_id, "x-issued": format_time(now)}
+    marks = {"x-device": device_id, "x-issued": format_time(now), "x-parcel": parcel_id}
     return _make(keys, marks, assignment, version=version, expires_at=expires_at, poll_after_s=0)
 
 
@@ -191,34 +294,40 @@ def _make(
     snapshots: Snapshots | None = None,
 ) -> PollReply:
     device_id = DeviceId(marks["x-device"])
-    common = {"expires": format_time(expires_at), "spec_version": SPEC_VERSION, "version": version}
-    chosen: dict[str, Any] = {}
+    expires = format_time(expires_at)
+    chosen = "{}"
     if assignment is not None:
-        chosen[assignment.target] = {
+        what = {
             "length": assignment.length_bytes,
             "hashes": assignment.digest.to_json(),
             "custom": assignment.custom(device_id),
         }
-    targets = {"_type": "targets", "targets": chosen, "x-device": device_id, **common}
-    timestamp = {
-        "_type": "timestamp",
-        "meta": {"snapshot.json": {"version": version}},
-        **marks,
-        **common,
-    }
+        chosen = canonical.encode({assignment.target: what}).decode()
+    targets = (
+        f'{{"_type":"targets","expires":"{expires}","spec_version":"{SPEC_VERSION}","targets":{chosen},'
+        f'"version":{version},"x-device":"{device_id}"}}'
+    )
     return PollReply(
-        timestamp=_signed(timestamp, keys.timestamp),
-        snapshot=(snapshots or Snapshots(keys.snapshot)).text(version, format_time(expires_at)),
+        timestamp=_timestamp(marks, version, version, expires, keys.timestamp),
+        snapshot=(snapshots or Snapshots(keys.snapshot)).text(version, expires),
         targets=_signed(targets, keys.targets),
         poll_after_s=poll_after_s,
     )
 
 
-def _signed(content: dict[str, Any], signer: Signer) -> str:
-    # Our canonical form and TUF's differ only in how control characters are escaped, and no value
-    # here can hold one: all match a grammar or are hexadecimal or base64. tuf's own objects make the
-    # same bytes (tests/unit/trust/test_director.py) at four times the cost, in every poll.
-    signed = canonical.encode(content)
-    signature = signer.sign(signed)
-    entry = canonical.encode({"keyid": signature.keyid, "sig": signature.signature})
-    return f'{{"signatures":[{entry.decode()}],"signed":{signed.decode()}}}'
+def _timestamp(marks: dict[str, str], version: int, snapshot_version: int, expires: str, signer: Signer) -> str:
+    """Sign a timestamp; `marks` come in the order of their names."""
+    marked = ",".join([f'"{name}":"{value}"' for name, value in marks.items()])
+    return _signed(
+        f'{{"_type":"timestamp","expires":"{expires}","meta":{{"snapshot.json":{{"version":{snapshot_version}}}}},'
+        f'"spec_version":"{SPEC_VERSION}","version":{version},{marked}}}',
+        signer,
+    )
+
+
+def _signed(content: str, signer: Signer) -> str:
+    # The canonical form, written down: keys in order, and every value matches a grammar or is a number,
+    # hexadecimal or base64, so none needs escaping. tuf's own objects make the same bytes
+    # (tests/unit/trust/test_director.py) at many times the cost, in every poll.
+    signature = signer.sign(content.encode())
+    return f'{{"signatures":[{{"keyid":"{signature.keyid}","sig":"{signature.signature}"}}],"signed":{content}}}'

@@ -56,7 +56,7 @@ from firmament.server.products import owner
 from firmament.server.reports import open_consent_event, open_report
 from firmament.server.rollouts import offers
 from firmament.server.scope import of_device
-from firmament.trust.director import Snapshots, make_reply
+from firmament.trust.director import LastSaid, Snapshots, make_reply, say_nothing_to_do
 from firmament.trust.roles import ROOT, SNAPSHOT, TARGETS, TIMESTAMP
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from typing import Any
 
-    from firmament.protocol.v1.messages import PollRequest, Report
+    from firmament.protocol.v1.messages import PollReply, PollRequest, Report
     from firmament.server.authority import PeerIdentity
     from firmament.server.device_link import Reply
     from firmament.server.http.downloads import Downloads
@@ -107,6 +107,7 @@ class DeviceApi:
         self._downloads = downloads
         self._intervals = Intervals(parts.settings.poll_interval_s, parts.settings.poll_interval_active_s)
         self._snapshots = Snapshots(parts.director_keys.snapshot)
+        self._last_said = LastSaid()
         self._posts: Mapping[str, Callable[[_Exchange], Awaitable[None]]] = {
             paths.POLL: self._poll,
             paths.REPORT: self._report,
@@ -278,20 +279,38 @@ class DeviceApi:
             await self._parts.database.submit(
                 lambda connection: attempts.carry_out(connection, scope, device, changes, now)
             )
-        signed = make_reply(
-            self._parts.director_keys,
-            device_id=device.device_id,
+        signed = await self._sign(device, poll, reply, self._with_keys(device, reply, openable), now)
+        exchange.status = 200
+        await answer_encoded(exchange.send, 200, signed.encode(), request_id=exchange.request_id)
+
+    async def _sign(
+        self, device: Device, poll: PollRequest, reply: Reply, assignment: Assignment | None, now: datetime
+    ) -> PollReply:
+        keys, device_id, trusted = self._parts.director_keys, device.device_id, poll.director_version
+        version = await reply_version(self._parts, device_id, int(now.timestamp()), trusted=trusted)
+        if assignment is None:
+            return say_nothing_to_do(
+                keys,
+                self._last_said,
+                device_id=device_id,
+                nonce=poll.nonce,
+                now=now,
+                version=version,
+                trusted=trusted,
+                poll_after_s=reply.poll_after_s,
+                snapshots=self._snapshots,
+            )
+        self._last_said.forget(device_id)
+        return make_reply(
+            keys,
+            device_id=device_id,
             nonce=poll.nonce,
-            assignment=self._with_keys(device, reply, openable),
+            assignment=assignment,
             now=now,
-            version=await reply_version(
-                self._parts, device.device_id, int(now.timestamp()), trusted=poll.director_version
-            ),
+            version=version,
             poll_after_s=reply.poll_after_s,
             snapshots=self._snapshots,
         )
-        exchange.status = 200
-        await answer_encoded(exchange.send, 200, signed.encode(), request_id=exchange.request_id)
 
     async def _openable(self, session: Session) -> Openable:
         """Return what may be wrapped for this device; asks nothing unless its release is sealed."""
