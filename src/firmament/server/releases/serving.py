@@ -10,14 +10,14 @@ from firmament.server.releases.generations import Generations
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from firmament.durable import Disk
     from firmament.server.database.port import Connection
     from firmament.server.layout import Layout
+    from firmament.server.payloads.store import ServerDisk
     from firmament.server.releases.model import Published
     from firmament.server.settings import ServerSettings
 
 
-def served_by(disk: Disk, layout: Layout, settings: ServerSettings) -> Callable[[Connection], Published]:
+def served_by(disk: ServerDisk, layout: Layout, settings: ServerSettings) -> Callable[[Connection], Published]:
     """Return what reads the served repository within a transaction."""
 
     def load(connection: Connection) -> Published:
