@@ -177,10 +177,7 @@ def carry_out(connection: Connection, scope: Scope, device: Device, effects: Seq
                 )
                 events.append(connection, scope, Event.ATTEMPT_BLOCKED, now, subject=device.device_id, code=effect.code)
             case device_link.AcceptReport():
-                connection.execute(
-                    "INSERT INTO report(device_id, number, digest, received_at) VALUES (?, ?, ?, ?)",
-                    (device.row_id, effect.number, effect.digest, moment),
-                )
+                accept(connection, device, effect.number, effect.digest, now)
             case device_link.Note():
                 events.append(connection, scope, effect.event, now, subject=device.device_id, **dict(effect.facts))
             case device_link.Reply():
@@ -249,14 +246,25 @@ def was_accepted(connection: Connection, device: Device, number: int, digest: by
     return True
 
 
+def accept(connection: Connection, device: Device, number: int, digest: bytes, now: datetime) -> bool:
+    """Use a report's number up; False if exactly this report did before. Raises ReplayError as `was_accepted`."""
+    row = connection.execute(
+        "INSERT INTO report(device_id, number, digest, received_at) VALUES (?, ?, ?, ?) "
+        "ON CONFLICT (device_id, number) DO NOTHING RETURNING number",
+        (device.row_id, number, digest, int(now.timestamp())),
+    ).fetchone()
+    return row is not None or not was_accepted(connection, device, number, digest)
+
+
 def take_report(connection: Connection, session: Session, report: Report, payload: bytes, now: datetime) -> None:
     """Store one verified report and what it changes; the same again changes nothing.
 
-    The check for "accepted before" and the change share a transaction, so that of two copies
-    that arrive together one is the repeat. Raises ReplayError for a number that was used.
+    "Accepted before" and the change share a transaction, so that of two copies that arrive
+    together one is the repeat. Raises ReplayError for a number that was used.
     """
     device = session.device
-    if was_accepted(connection, device, report.report_number, Digest.of(payload).value):
+    if not accept(connection, device, report.report_number, Digest.of(payload).value, now):
         return
-    _, effects = device_link.on_report(session, report, payload)
+    _, found = device_link.on_report(session, report, payload)
+    effects = [effect for effect in found if not isinstance(effect, device_link.AcceptReport)]  # that is done
     carry_out(connection, of_device(device.tenant_id, device.device_id), device, effects, now)
