@@ -2,7 +2,7 @@
 
     value = documents.loads(done.stdout)
 
-The published schemas are open: a reader ignores fields it does not know. Here they are closed: a field that no
+The published schemas are open: a reader ignores fields it does not know (ADR-0034). Here they are closed: a field that no
 schema names fails, and so does a document of the table that no test of a whole run has seen.
 
 A new document, or a field more, is written down by running its test with WRITE_DOCUMENTS=1: the schema is widened by
