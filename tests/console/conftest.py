@@ -217,7 +217,7 @@ def halted(rollout):
 RULE = {"level": "group", "subject": "lab", "update_class": "feature", "mode": "ask"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def places(halted, world):
     """Something for every address to show."""
     admin = world.admin
