@@ -62,6 +62,11 @@ def test_init_makes_no_account_and_says_who_comes_next(tmp_path):
     assert {path.stat().st_mode & 0o777 for path in private} == {0o600}
     again = run_command("server", "init", tmp_path / "s", check=False)
     assert (again.returncode, "request/conflict" in again.stderr) == (84, True)
+    (tmp_path / "password").write_text(PASSWORD)
+    (tmp_path / "password").chmod(0o600)
+    arguments = ("add", "ada", "--role", "admin", "-d", tmp_path / "s", "--password-file", tmp_path / "password")
+    added = documents.loads(run_command("operator", *arguments, "--json").stdout)
+    assert (added["name"], added["role"]) == ("ada", "admin")
 
 
 def test_a_port_in_use_is_an_error_with_a_code(directory):
@@ -181,10 +186,7 @@ def test_as_root_the_signer_runs_as_its_own_user():
         password = directory / "password"
         password.write_text(PASSWORD)
         password.chmod(0o600)
-        added = run_command(
-            "operator", "add", "admin", "--role", "admin", "-d", server, "--password-file", password, "--json"
-        )
-        assert documents.loads(added.stdout)["role"] == "admin"
+        run_command("operator", "add", "admin", "--role", "admin", "-d", server, "--password-file", password)
         running = RunningServer(server).start()
         try:
             log = [json.loads(line) for line in running.log.read_text().splitlines() if "signer.started" in line]
