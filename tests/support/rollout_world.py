@@ -6,7 +6,7 @@ import json
 import os
 from datetime import UTC, datetime, timedelta
 
-from support.databases import fresh_target
+from support.databases import forget, fresh_target
 
 from firmament.core import canonical
 from firmament.core.digest import Digest
@@ -70,6 +70,7 @@ class RolloutWorld:
 
     def close(self):
         self._opened.close()
+        forget(self.target)
 
     def release(self, version, sequence_number, **changes):
         data = IMAGE + version.encode()

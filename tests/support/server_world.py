@@ -18,7 +18,7 @@ import urllib3
 from argon2 import PasswordHasher
 from securesystemslib.signer import CryptoSigner, SSlibKey
 from support import programs
-from support.databases import fresh_target
+from support.databases import forget, fresh_target
 
 from firmament.core.clock import SystemClock
 from firmament.core.digest import Digest
@@ -427,6 +427,7 @@ class World:
         self, directory: Path, *, env: dict[str, str] | None = None, database: dict[str, str] | None = None
     ) -> None:
         self.directory = directory
+        self.database = database or {}
         server = directory / "server"
         make_server(server, database)
         self.password_file = directory / "password"
@@ -518,6 +519,7 @@ class World:
         for client in self.clients:
             client.close()
         self.server.stop()
+        forget(self.database)
 
 
 def sha256(data: bytes) -> str:
