@@ -99,7 +99,7 @@ def prepare(directory: Path) -> tuple[World, dict[str, str], list[CrowdDevice]]:
         "name": "meter to 2.0", "release": "meter/2.0", "note": "Meters in the field stop counting after 49 days.",
         "waves": [{"name": "canary", "devices": bench}, {"name": "60 %", "percent": 60},
                   {"name": "everyone", "percent": 100}],
-        "gate": {"limit_ratio": "0.2", "min_finished": 50},
+        "gate": {"limit_ratio": "0.25", "min_finished": 35},
     }  # fmt: skip
     made = world.admin.ask("POST", "/api/v1/rollouts", body)
     path = f"/rollouts/{made.json['rollout_id']}"
