@@ -64,8 +64,12 @@ def test_5_the_halt_is_said_in_words_and_counts(halted, world, open_page):
     text = alert.inner_text().replace("\u00a0", " ")
     halt = shown["halt"]
     assert halt["sentence"].split(". ")[0].replace("\u00a0", " ") in text
+    rule = {  # whichever of the two stopped it first
+        "rollout/failures": ("the limit is 28 %", "counts from 36 devices on"),
+        "rollout/cannot-pass": ("the limit of 28 % allows", "it cannot pass whatever the others do"),
+    }[halt["code"]]
     for words in (
-        f"{halt['failed']} of {halt['finished']}", "the limit is 28 %", "counts from 36 devices on", "not started, safe",
+        f"{halt['failed']} of {halt['finished']}", *rule, "not started, safe",
         "in flight", "updated and healthy", "called back", "If nobody acts: nothing more happens", "rev-c",
     ):  # fmt: skip
         assert words in text
