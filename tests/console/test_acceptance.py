@@ -136,6 +136,9 @@ def test_a_rollout_is_planned_and_made_in_the_console(halted, world, open_page):
     page.get_by_label("Name").fill("made by hand")
     page.locator("#b-create").click()
     expect(page.get_by_role("heading", name=re.compile("made by hand"))).to_be_visible()
+    path = page.url.removeprefix(world.server.url)
+    wait_for(lambda: "open" in [wave["state"] for wave in world.admin.ask("GET", f"/api/v1{path}").json["waves"]])
+    page.reload()  # what is decided is decided on what the page shows: not while the server still deals the devices out
     page.locator("#b-abort").click()
     page.get_by_role("button", name="Abort").click()
     expect(page.get_by_text("Aborted").first).to_be_visible()
