@@ -5,13 +5,15 @@ import subprocess
 import sys
 
 import pytest
-from support import documents
+from support import base_install, documents
 from support.server_world import World
 
 MIB = 1024 * 1024
 MAX_PEAK_BYTES = 48 * MIB
 
-CODE = """
+CODE = (
+    base_install.CODE
+    + """
 import atexit, pathlib, sys
 
 def say():
@@ -23,6 +25,7 @@ atexit.register(say)
 from firmament.cli.agent import main
 main()
 """
+)
 
 
 @pytest.fixture(scope="module")

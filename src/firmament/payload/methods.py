@@ -31,7 +31,6 @@ from firmament.errors import (
     UnknownMethodError,
 )
 from firmament.payload.readers import Reader, read_all
-from firmament.payload.refdelta.applier import Applier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -193,6 +192,8 @@ def _encode_refdelta(old: bytes, new: bytes) -> bytes:
 
 
 def _resume_refdelta(job: Job, start: int) -> Iterator[tuple[int, bytes]]:
+    from firmament.payload.refdelta.applier import Applier  # a device that asks what there is need not load it
+
     assert job.precursor is not None
     applier = Applier(
         job.payload,
@@ -224,7 +225,7 @@ def _pays(old: bytes, new: bytes) -> bool:
 
 
 def _resume_refdelta_2(job: Job, start: int) -> Iterator[tuple[int, bytes]]:
-    from firmament.payload.refdelta.container import ViewApplier  # a device without such a payload need not load it
+    from firmament.payload.refdelta.container import ViewApplier  # as above
 
     assert job.precursor is not None
     applier = ViewApplier(
