@@ -128,12 +128,10 @@ def test_what_nothing_refers_to_is_collected_and_what_is_released_stays(world, s
     command = ("server", "gc", "-d", layout.directory, "--json")
     assert documents.loads(run_command(*command).stdout)["blobs"] == 0  # all of it is too young
     with command_database(database_target(layout, settings)) as database:
-        collector = Collector(
-            blobs, database, lambda _: Generations(ServerDisk(), layout).load(), grace=timedelta(days=7)
-        )
+        collector = Collector(blobs, lambda _: Generations(ServerDisk(), layout).load(), grace=timedelta(days=7))
         later = SystemClock().now() + timedelta(days=8)
-        said = collector.collect(console("test"), later, pretend=True)
-        done = collector.collect(console("test"), later, pretend=False)
+        said = collector.collect(database, console("test"), later, pretend=True)
+        done = collector.collect(database, console("test"), later, pretend=False)
     assert said == done
     assert done.blobs >= 1
     world.admin.close()

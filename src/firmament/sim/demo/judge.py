@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from firmament.sim.demo.world import World
 
 HEALTH_TIMEOUT_S: Final = 5
+PROGRAM_TIMEOUT_S: Final = 30.0
 REPORT_TIMEOUT_S: Final = 30.0
 OK: Final = 200
 PARTIAL: Final = 206
@@ -71,6 +73,13 @@ class Judge:
         image = self._world.directory / "devices" / device.name / f"slot-{booted}.img"
         text = read_from_image(image, "/etc/gateway-version") or b""
         require(device, f"slot {booted} holds the file system of", text.decode().strip(), version)
+
+    def wait_for_program(self, device: Device) -> None:
+        """Wait until a program that was just started listens; a trial waits for that by itself. Raises Differs."""
+        if device.port:
+            self._world.wait_until(
+                f"{device.name}: its program answers", lambda: listens(device), timeout_s=PROGRAM_TIMEOUT_S
+            )
 
     def _compare(self, device: Device, attempt_id: str, expected: Expected, api: OperatorApi) -> Row:
         path = f"/api/v1/devices/{self._ids[device.name]}"
@@ -154,6 +163,15 @@ def require(device: Device, what: str, found: object, expected: object) -> None:
     """Raise Differs unless `found` is what must be."""
     if found != expected:
         raise Differs(f"{device.name}: {what} {found!r}, which must be {expected!r}")
+
+
+def listens(device: Device) -> bool:
+    """Whether the device's program takes connections."""
+    try:
+        with socket.create_connection(("127.0.0.1", device.port), timeout=HEALTH_TIMEOUT_S):
+            return True
+    except OSError:
+        return False
 
 
 def ask_health(device: Device) -> tuple[int, dict[str, Any]]:

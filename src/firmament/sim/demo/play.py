@@ -162,6 +162,7 @@ class Play:
             self._power_on(device)
         self._wait_for_all("runs 1.0 and is idle", lambda view: (view.version, view.state) == (FIRST, "idle"))
         for device in self._devices:
+            self._judge.wait_for_program(device)
             self._judge.require_runs(device, FIRST)
         tell.passed("all three run 1.0: two really serve their health page, one booted its ext4 image")
 
