@@ -37,7 +37,7 @@ sweep: setup ## Cut the power at every storage operation of a whole update.
 attacks: setup packages ## Play every attack story against real processes over HTTPS.
 	@$(BIN)/python tests/attack/run.py
 
-fleet: setup ## A hundred thousand virtual devices meet a bad build: it stops, goes back, leaves evidence.
+fleet: setup ## A hundred thousand virtual devices meet a bad build (it stops, goes back, leaves evidence), then a good one.
 	@$(BIN)/python scripts/fleet.py
 
 chaos: setup packages ## Kill servers, their leader and PostgreSQL, and fill the disk, in a rollout; nothing acknowledged may be lost.
