@@ -39,6 +39,8 @@ MIB = 1 << 20
 FILE = "thermo/1.0/" + "0" * 64 + ".firmware.img"
 URL = f"/v1/image/targets/{FILE}"
 INTERNAL = "/_firmament/"
+SECRET = "bench-" * 8
+"""By which the server knows its nginx."""
 SLOW_RATE = 8 * 1024
 
 
@@ -49,7 +51,8 @@ def nginx_settings(directory: Path, files: Path, port: int, upstream: int | None
     else:
         places = (
             f"location /v1/ {{ proxy_pass http://127.0.0.1:{upstream}; proxy_http_version 1.1; "
-            f'proxy_set_header Connection ""; }} '
+            f'proxy_set_header Connection ""; proxy_set_header X-Firmament-Front {SECRET}; '
+            f"proxy_set_header X-Firmament-Address $remote_addr; }} "
             f"location {INTERNAL} {{ internal; alias {files.parent}/; }}"
         )
     path = directory / "nginx.conf"
@@ -277,7 +280,9 @@ def measure(place: Path, scale: Scale) -> list[Line]:
         accel = None
         if has_accel:
             other = home(place / "accel-home")
-            accel = stack.enter_context(server("accel", home=str(other), accel=INTERNAL, targets=str(files)))
+            (Layout(other).targets / FILE).parent.mkdir(parents=True, exist_ok=True)
+            (Layout(other).targets / FILE).hardlink_to(files / FILE)
+            accel = stack.enter_context(server("accel", home=str(other), accel=INTERNAL, secret=SECRET))
         return [
             *fast(place, ours, files, scale, accel=accel),
             *slow(place, ours, files, scale),

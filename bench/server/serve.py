@@ -121,6 +121,14 @@ def sign_in_advance(parts) -> None:
     device_api.make_reply = device_api.say_nothing_to_do = lambda *_, **__: constant
 
 
+def behind_nginx(layout, options) -> dict[str, str]:
+    """Let nginx send the payloads, known by the secret that `downloads.py` has it say."""
+    if options["kind"] != "accel":
+        return {}
+    (layout.directory / "front-secret").write_text(options["secret"])
+    return {"front_prefix": options["accel"], "front_secret_file": "front-secret"}
+
+
 def ours(options, listener) -> None:
     from firmament.server.database.opening import open_database
     from firmament.server.database.target import PostgresTarget
@@ -140,7 +148,7 @@ def ours(options, listener) -> None:
         repository_access="public",
         max_downloads_per_device=10_000,
         max_downloads=10_000,
-        **({"front_prefix": options["accel"]} if options["kind"] == "accel" else {}),
+        **behind_nginx(layout, options),
     )
     target = (
         PostgresTarget(options["database"], options["password"], readers=2)
