@@ -162,8 +162,11 @@ def ours(options, listener) -> None:
         one_query_each(database, target)
     if options["kind"] == "unsigned":
         sign_in_advance(parts)
+    front = app.make_front(
+        ServerDisk(), layout, settings, app.load_certificate(ServerDisk(), layout.device_ca / "ca.pem"), SystemClock()
+    )
     config = uvicorn.Config(
-        as_peer(app.Application(parts)),
+        as_peer(app.Application(parts, None, front)),
         http=DeviceConnection,
         ws="none",
         loop="uvloop",
