@@ -119,44 +119,26 @@ def fetch_all(port: int, *, connections: int, files: int, length_bytes: int) -> 
     return got
 
 
-def fast(place: Path, ours: Running, files: Path, scale: Scale, *, accel: Running | None) -> list[Line]:
+def fast(place: Path, ours: Running, files: Path, scale: Scale, *, accel: Running) -> list[Line]:
     """Row 6."""
     length = (files / FILE).stat().st_size
     spent = defaultdict(list)
-    with nginx(place / "plain", files) as sendfile:
-        kinds = {"nginx": sendfile, "ours": ours}
-        with contextlib.ExitStack() as stack:
-            if accel is not None:
-                kinds["accel"] = stack.enter_context(nginx(place / "accel", files, accel.port))
-            for round_number in range(scale.rounds + 1):
-                for kind, target in kinds.items():
-                    before = cpu_s(target.pid) + (cpu_s(accel.pid) if kind == "accel" else 0)
-                    got = fetch_all(
-                        target.port, connections=8, files=max(1, round(scale.seconds * 2)), length_bytes=length
-                    )
-                    after = cpu_s(target.pid) + (cpu_s(accel.pid) if kind == "accel" else 0)
-                    if round_number or scale.rounds == 1:
-                        spent[kind].append((after - before) / got * 1e9)
+    with nginx(place / "plain", files) as sendfile, nginx(place / "accel", files, accel.port) as handing:
+        kinds = {"nginx": sendfile, "ours": ours, "accel": handing}
+        for round_number in range(scale.rounds + 1):
+            for kind, target in kinds.items():
+                before = cpu_s(target.pid) + (cpu_s(accel.pid) if kind == "accel" else 0)
+                got = fetch_all(target.port, connections=8, files=max(1, round(scale.seconds * 2)), length_bytes=length)
+                after = cpu_s(target.pid) + (cpu_s(accel.pid) if kind == "accel" else 0)
+                if round_number or scale.rounds == 1:
+                    spent[kind].append((after - before) / got * 1e9)
     cost = {kind: max(median(values), 1e-3) for kind, values in spent.items()}
     what = f"download of {length // MIB} MiB, 8 connections, CPU"
-    lines = [at_most("6", what, cost["ours"], cost["nginx"], 2.2, unit="s/GB", name="nginx sendfile")]
-    if accel is not None:
-        lines.append(
-            at_most(
-                "6",
-                f"{what}, handed to nginx (both processes)",
-                cost["accel"],
-                cost["nginx"],
-                1.6,
-                unit="s/GB",
-                name="nginx sendfile",
-            )
-        )
-    else:
-        lines.append(
-            Line("6", "the same, handed to nginx by X-Accel-Redirect", "not built", "", None, "<= 1.6 x", holds=False)
-        )
-    return lines
+    handed = f"{what}, handed to nginx (both processes)"
+    return [
+        at_most("6", what, cost["ours"], cost["nginx"], 2.2, unit="s/GB", name="nginx sendfile"),
+        at_most("6", handed, cost["accel"], cost["nginx"], 1.6, unit="s/GB", name="nginx sendfile"),
+    ]
 
 
 # --- slow peers --------------------------------------------------------------------------------
@@ -272,17 +254,12 @@ def measure(place: Path, scale: Scale) -> list[Line]:
         if each == place:
             break
         each.chmod(0o755)
-    from firmament.server.settings import ServerSettings
-
-    has_accel = "front_prefix" in {field.name for field in dataclasses.fields(ServerSettings)}
     with contextlib.ExitStack() as stack:
         ours = stack.enter_context(server("poll", home=str(where)))
-        accel = None
-        if has_accel:
-            other = home(place / "accel-home")
-            (Layout(other).targets / FILE).parent.mkdir(parents=True, exist_ok=True)
-            (Layout(other).targets / FILE).hardlink_to(files / FILE)
-            accel = stack.enter_context(server("accel", home=str(other), accel=INTERNAL, secret=SECRET))
+        other = home(place / "accel-home")
+        (Layout(other).targets / FILE).parent.mkdir(parents=True, exist_ok=True)
+        (Layout(other).targets / FILE).hardlink_to(files / FILE)
+        accel = stack.enter_context(server("accel", home=str(other), accel=INTERNAL, secret=SECRET))
         return [
             *fast(place, ours, files, scale, accel=accel),
             *slow(place, ours, files, scale),
