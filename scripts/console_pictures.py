@@ -19,6 +19,7 @@ from playwright.sync_api import sync_playwright
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests")]
 
+from support.databases import fresh_database  # noqa: E402
 from support.many_devices import fill  # noqa: E402 - a neighbour
 from support.server_world import World  # noqa: E402
 
@@ -65,7 +66,7 @@ def bill(parts: dict[str, str]) -> bytes:
 def prepare(directory: Path) -> tuple[World, dict[str, str], list[CrowdDevice]]:
     """Return a world with a rollout that stopped by itself, and where its pages are."""
     many = {"FIRMAMENT_SERVER_ENROLMENT_BURST": "1000", "FIRMAMENT_SERVER_ADDRESS_BURST": "100000"}
-    world = World(directory, env=many)
+    world = World(directory, env=many, database=fresh_database("sqlite"))
     world.author.products = ("thermo", "pump", "meter")
     world.author.__post_init__()
     world.begin()

@@ -30,6 +30,7 @@ from demo_picture import THEME, without_web_fonts  # noqa: E402 - a neighbour
 from rich.console import Console  # noqa: E402
 from rich.text import Text  # noqa: E402
 from support.agent_device import Device, until  # noqa: E402
+from support.databases import fresh_database  # noqa: E402
 from support.server_world import World  # noqa: E402
 
 from firmament.cli.menu_feed import Feed  # noqa: E402
@@ -69,7 +70,7 @@ class Studio:
     def world(self) -> World:
         """A server with one release."""
         if self._world is None:
-            self._world = World(self.directory / "server").begin()
+            self._world = World(self.directory / "server", database=fresh_database("sqlite")).begin()
             self._world.publish_release("thermo", "2.13.4", 1, b"factory", update_class=UpdateClass.FEATURE)
         return self._world
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-from support.databases import connection, database_kind, target
+from support.databases import connection, database_kind, pytest_generate_tests, target
 from support.documents import pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown
 from support.swift import swift
 
 __all__ = (
     "connection",
     "database_kind",
+    "pytest_generate_tests",
     "pytest_sessionfinish",
     "pytest_terminal_summary",
     "pytest_testnodedown",

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from support import base_install, documents
+from support.databases import fresh_database
 from support.server_world import World
 
 MIB = 1024 * 1024
@@ -28,9 +29,12 @@ main()
 )
 
 
+pytestmark = pytest.mark.one_database("sqlite", because="what an agent takes does not hang on a database elsewhere")
+
+
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    made = World(tmp_path_factory.mktemp("world")).begin()
+def world(tmp_path_factory, database_kind):
+    made = World(tmp_path_factory.mktemp("world"), database=fresh_database(database_kind)).begin()
     yield made
     made.close()
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import axe_playwright_python
 import pytest
 from playwright.sync_api import expect, sync_playwright
+from support.databases import fresh_database
 from support.server_world import Device, World
 
 from firmament.core.digest import Digest
@@ -37,9 +38,15 @@ DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 
 
 @pytest.fixture(scope="package")
-def world(tmp_path_factory):
+def database_kind(request):
+    """As everywhere, but one world serves all files."""
+    return request.param
+
+
+@pytest.fixture(scope="package")
+def world(tmp_path_factory, database_kind):
     """A server with people of every role, two products, releases and some devices."""
-    made = World(tmp_path_factory.mktemp("console"), env=MANY_LOGINS)
+    made = World(tmp_path_factory.mktemp("console"), env=MANY_LOGINS, database=fresh_database(database_kind))
     for role in ROLES:
         made.add_person(role, role)
     made.author.products = ("thermo", "pump", "valve")

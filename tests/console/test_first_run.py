@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
+from support.databases import fresh_database
 from support.server_world import World
 
 from .conftest import COOKIE, MANY_LOGINS
 
 
 @pytest.fixture(scope="module")
-def empty(tmp_path_factory):
-    made = World(tmp_path_factory.mktemp("empty"), env=MANY_LOGINS)
+def empty(tmp_path_factory, database_kind):
+    made = World(tmp_path_factory.mktemp("empty"), env=MANY_LOGINS, database=fresh_database(database_kind))
     yield made
     made.close()
 

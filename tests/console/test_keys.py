@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import expect
 
 
+@pytest.mark.one_database("sqlite", because="the practice is played with files on the reader's machine")
 def test_a_root_is_replaced_as_the_page_says(world, open_page, tmp_path):
     page = open_page(world.server.url, "/keys")
     page.get_by_role("link", name="Replace a root").click()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
+from support.databases import fresh_database
 from support.many_devices import fill
 from support.server_world import World
 
@@ -52,11 +53,14 @@ PAGES = (
 )
 
 
+pytestmark = pytest.mark.one_database("sqlite", because="it counts the steps of SQLite, the same on every machine")
+
+
 @pytest.fixture(scope="module")
-def big(tmp_path_factory):
+def big(tmp_path_factory, database_kind):
     directory = tmp_path_factory.mktemp("big")
     counted = {"PYTHONPATH": str(COUNTED), "COUNTED_SQL": str(directory / "sql")}
-    made = World(directory / "world", env={**MANY_LOGINS, **counted}).begin()
+    made = World(directory / "world", env={**MANY_LOGINS, **counted}, database=fresh_database(database_kind)).begin()
     made.publish_release("thermo", "2.14.0", 6, b"x" * 1000)
     made.publish_release("pump", "2.14.0", 6, b"x" * 1000)
     made.server.stop()

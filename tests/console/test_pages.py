@@ -18,6 +18,9 @@ def test_every_page_of_the_table_of_routes_is_looked_at():
     assert set(ADDRESSES) | set(WITHOUT_SIGNING_IN) == pages()
 
 
+@pytest.mark.one_database(
+    "sqlite", because="how a page looks does not hang on the database; every page is opened on both below"
+)
 @pytest.mark.parametrize("route", sorted(ADDRESSES))
 def test_2_every_page_is_clean_accessible_and_fits(world, open_page, places, route):
     page = open_page(world.server.url, goto=False)
@@ -32,6 +35,9 @@ def test_2_every_page_is_clean_accessible_and_fits(world, open_page, places, rou
     assert wrong == []
 
 
+@pytest.mark.one_database(
+    "sqlite", because="how a page looks does not hang on the database; every page is opened on both below"
+)
 @pytest.mark.parametrize("route", sorted(WITHOUT_SIGNING_IN))
 def test_2_pages_before_signing_in_are_clean_accessible_and_fit(world, open_page, route):
     page = open_page(world.server.url, role=None, goto=False)
@@ -40,6 +46,9 @@ def test_2_pages_before_signing_in_are_clean_accessible_and_fit(world, open_page
         assert violations(page) == []
 
 
+@pytest.mark.one_database(
+    "sqlite", because="how a page looks does not hang on the database; every page is opened on both below"
+)
 def test_2_every_page_says_nothing_to_the_console_also_to_who_may_only_look(world, open_page, places):
     page = open_page(world.server.url, role="viewer", goto=False, may_say=("403", "404"))
     for addresses in ADDRESSES.values():

@@ -3,6 +3,7 @@
 import pyotp
 import pytest
 from playwright.sync_api import expect
+from support.databases import fresh_database
 from support.server_world import PASSWORD, World
 
 from .conftest import COOKIE, violations
@@ -11,10 +12,10 @@ NEW = "another horse battery"
 
 
 @pytest.fixture(scope="module")
-def strict(tmp_path_factory):
+def strict(tmp_path_factory, database_kind):
     """A server where operators must have a second factor."""
     env = {"FIRMAMENT_SERVER_SECOND_FACTOR_ROLES": "operator", "FIRMAMENT_SERVER_LOGIN_BURST": "100"}
-    made = World(tmp_path_factory.mktemp("strict"), env=env)
+    made = World(tmp_path_factory.mktemp("strict"), env=env, database=fresh_database(database_kind))
     made.add_person("olga", "operator")
     made.add_person("nina", "viewer")
     yield made

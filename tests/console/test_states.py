@@ -6,6 +6,7 @@ import re
 
 import pytest
 from playwright.sync_api import expect
+from support.databases import fresh_database
 from support.server_world import World
 
 from .addresses import ADDRESSES
@@ -73,8 +74,8 @@ def without(world, table):
         world.server.change(f"ALTER TABLE {table}_away RENAME TO {table}")
 
 
-def test_nothing_there_yet_is_said_with_the_next_step(tmp_path):
-    world = World(tmp_path, env=MANY_LOGINS)
+def test_nothing_there_yet_is_said_with_the_next_step(tmp_path, database_kind):
+    world = World(tmp_path, env=MANY_LOGINS, database=fresh_database(database_kind))
     try:
         said = {path: ask(world, path, world.admin.token) for path in NOTHING}
         for path, answer in said.items():

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from support import documents
 from support.agent_device import AGENT, Device, until
+from support.databases import fresh_database
 from support.programs import Program
 from support.server_world import World, run_command
 
@@ -22,8 +23,8 @@ from firmament.trust.floors import Floors
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    made = World(tmp_path_factory.mktemp("world")).begin()
+def world(tmp_path_factory, database_kind):
+    made = World(tmp_path_factory.mktemp("world"), database=fresh_database(database_kind)).begin()
     yield made
     made.close()
 

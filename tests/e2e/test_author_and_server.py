@@ -2,14 +2,15 @@
 
 import pytest
 from support import documents
+from support.databases import fresh_database
 from support.server_world import PASSWORD, Client, RunningServer, add_operator, make_server, run_command
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory):
+def bench(tmp_path_factory, database_kind):
     """A running server, a workspace made from its keys, a token."""
     directory = tmp_path_factory.mktemp("bench")
-    server = RunningServer(make_server(directory / "server")).start()
+    server = RunningServer(make_server(directory / "server", fresh_database(database_kind))).start()
     add_operator(server.directory, "anna", "admin")
     with Client(server) as client:
         token = client.ask("POST", "/api/v1/login", {"name": "anna", "password": PASSWORD}).json["token"]

@@ -6,12 +6,13 @@ import subprocess
 import pytest
 from support import documents, programs
 from support.agent_device import until
+from support.databases import fresh_database
 from support.server_world import World
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    made = World(tmp_path_factory.mktemp("world")).begin()
+def world(tmp_path_factory, database_kind):
+    made = World(tmp_path_factory.mktemp("world"), database=fresh_database(database_kind)).begin()
     made.ids = [made.device(hardware=hardware).device_id for hardware in ("rpi4", "rpi4", "rpi5")]
     yield made
     made.close()

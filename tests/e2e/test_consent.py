@@ -3,14 +3,15 @@
 import pytest
 from support import documents
 from support.agent_device import Device
+from support.databases import fresh_database
 from support.server_world import World, submission
 
 from firmament.core.manifest import UpdateClass
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    made = World(tmp_path_factory.mktemp("world")).begin()
+def world(tmp_path_factory, database_kind):
+    made = World(tmp_path_factory.mktemp("world"), database=fresh_database(database_kind)).begin()
     made.publish_release(
         "thermo", "1.1", 2, b"x" * 5000, notes={"en": "Fixes readings."}, update_class=UpdateClass.SECURITY
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from support import programs
 from support.agent_device import AGENT, Device, until
+from support.databases import fresh_database
 from support.server_world import World
 
 from firmament.cli.menu import MIN_COLUMNS, MIN_ROWS, Terminal, why_plain
@@ -28,8 +29,8 @@ NOTES = {"en": "Fixes readings.\nA \x1b[31mtrick\x1b[0m.", "de": "Werte stimmen.
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    made = World(tmp_path_factory.mktemp("world")).begin()
+def world(tmp_path_factory, database_kind):
+    made = World(tmp_path_factory.mktemp("world"), database=fresh_database(database_kind)).begin()
     made.number = 1
     yield made
     made.close()

@@ -19,6 +19,7 @@ import pytest
 import urllib3
 from joserfc import jwt
 from joserfc.jwk import RSAKey
+from support.databases import fresh_database
 from support.server_world import World
 
 from firmament.errors import OutsideSignInError, SettingError
@@ -47,16 +48,24 @@ def certificate(tmp_path_factory):
 # --- the real one --------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory, certificate):
-    directory = tmp_path_factory.mktemp("outside")
+@pytest.fixture(scope="session")
+def packages(tmp_path_factory):
+    """The provider's program with what it needs."""
+    directory = tmp_path_factory.mktemp("packages")
     for name in ("package.json", "package-lock.json", "provider.mjs"):
         shutil.copy(SUPPORT / name, directory / name)
     npm = shutil.which("npm")
     assert npm is not None, "npm is not installed: run `make packages`"
     subprocess.run([npm, "ci", "--no-audit", "--no-fund"], cwd=directory, check=True, capture_output=True)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, certificate, packages, database_kind):
+    directory = tmp_path_factory.mktemp("outside")
     made = World(
         directory / "world",
+        database=fresh_database(database_kind),
         env={
             "FIRMAMENT_SERVER_OIDC_CLIENT_ID": CLIENT,
             "FIRMAMENT_SERVER_OIDC_CA": str(certificate / "cert.pem"),
@@ -69,7 +78,7 @@ def world(tmp_path_factory, certificate):
     process = subprocess.Popen(
         [NODE, "provider.mjs", str(port), certificate / "cert.pem", certificate / "key.pem", CLIENT,
          f"{made.server.url}/api/v1/outside/callback"],
-        cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        cwd=packages, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     try:
         assert process.stdout.readline() == "ready\n"

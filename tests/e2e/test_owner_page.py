@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 import pytest
 from playwright.sync_api import expect, sync_playwright
 from support.agent_device import Device, until
+from support.databases import fresh_database
 from support.server_world import World
 
 from firmament.agent.page import MAX_WRONG, OneTimeCode
@@ -29,8 +30,8 @@ SECURITY_HEADERS = {
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    made = World(tmp_path_factory.mktemp("world")).begin()
+def world(tmp_path_factory, database_kind):
+    made = World(tmp_path_factory.mktemp("world"), database=fresh_database(database_kind)).begin()
     made.number = 1
     yield made
     made.close()

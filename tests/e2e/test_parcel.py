@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from support import documents
 from support.agent_device import Device, until
+from support.databases import fresh_database
 from support.server_world import World, run_command
 
 from firmament.protocol.parcel import RECEIPT_TYPE
@@ -16,8 +17,8 @@ from firmament.protocol.v1.envelope import Envelope, pre_authentication_encoding
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    made = World(tmp_path_factory.mktemp("world")).begin()
+def world(tmp_path_factory, database_kind):
+    made = World(tmp_path_factory.mktemp("world"), database=fresh_database(database_kind)).begin()
     yield made
     made.close()
 

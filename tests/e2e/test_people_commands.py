@@ -6,14 +6,16 @@ import subprocess
 import pyotp
 import pytest
 from support import documents, programs
+from support.databases import fresh_database
 from support.server_world import PASSWORD, World, add_operator
 
 NEW = "a longer horse battery"
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    made = World(tmp_path_factory.mktemp("people"), env={"FIRMAMENT_SERVER_LOGIN_BURST": "100"}).begin()
+def world(tmp_path_factory, database_kind):
+    env = {"FIRMAMENT_SERVER_LOGIN_BURST": "100"}
+    made = World(tmp_path_factory.mktemp("people"), env=env, database=fresh_database(database_kind)).begin()
     made.device()
     yield made
     made.close()

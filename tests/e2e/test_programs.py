@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support import programs
+from support.databases import fresh_database
 from support.server_world import RunningServer, make_server
 
 BIN = Path(sys.executable).parent
@@ -37,8 +38,9 @@ def test_it_says_and_returns_the_same(tmp_path, words, typed):
     assert started.stdout or started.stderr
 
 
-def test_it_is_a_process_of_its_own_that_ends_by_its_signal(tmp_path):
-    server = RunningServer(make_server(tmp_path / "server")).start()
+@pytest.mark.one_database("sqlite", because="it is about processes, and asks the server nothing")
+def test_it_is_a_process_of_its_own_that_ends_by_its_signal(tmp_path, database_kind):
+    server = RunningServer(make_server(tmp_path / "server", fresh_database(database_kind))).start()
     process = server.process
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.01)

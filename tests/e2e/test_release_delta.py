@@ -6,13 +6,14 @@ import pytest
 from support import documents
 from support.agent_device import Device as Agent
 from support.agent_device import until
+from support.databases import fresh_database
 from support.server_world import World, run_command
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory):
+def bench(tmp_path_factory, database_kind):
     directory = tmp_path_factory.mktemp("delta")
-    world = World(directory / "world")
+    world = World(directory / "world", database=fresh_database(database_kind))
     steady = random.Random(1).randbytes(120_000)
     for version, data in (("1.0", steady), ("1.1", steady[:60_000] + b"changed" + steady[60_000:])):
         (directory / version).write_bytes(data)

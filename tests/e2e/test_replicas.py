@@ -14,12 +14,13 @@ from firmament.protocol.v1 import paths
 from firmament.server.leader import FAIL_OVER_S
 
 DEADLINE_S = 20
+pytestmark = pytest.mark.one_database("postgresql", because="SQLite is for one server")
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(tmp_path_factory, database_kind):
     directory = tmp_path_factory.mktemp("replicas")
-    world = World(directory, database=fresh_database("postgresql")).begin()
+    world = World(directory, database=fresh_database(database_kind)).begin()
     yield world
     world.close()
 

@@ -5,7 +5,6 @@ import json
 import random
 import re
 import shutil
-import sqlite3
 import subprocess
 
 import pytest
@@ -14,6 +13,7 @@ from support import documents
 from support.agent_device import AGENT, until
 from support.agent_device import Device as Agent
 from support.authoring import cheap_scrypt
+from support.databases import fresh_database
 from support.programs import Program
 from support.server_world import World
 
@@ -97,15 +97,15 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory):
+def bench(tmp_path_factory, database_kind):
     with pytest.MonkeyPatch.context() as patch:
         cheap_scrypt(patch)  # of the author's files; what they cost is tested where they are made
-        yield from make_bench(tmp_path_factory)
+        yield from make_bench(tmp_path_factory, fresh_database(database_kind))
 
 
-def make_bench(tmp_path_factory):
+def make_bench(tmp_path_factory, database):
     directory = tmp_path_factory.mktemp("sealed")
-    world = World(directory / "world")
+    world = World(directory / "world", database=database)
     noise = bytearray(random.Random(1).randbytes(LENGTH))
     for number in range(4):
         noise[1000 * number : 1000 * number + len(SECRET)] = SECRET
@@ -206,11 +206,10 @@ def test_a_captured_server_or_cdn_reads_nothing_without_the_key_file(bench, tmp_
     server = bench.world.server
     captured = tmp_path / "captured"
     shutil.copytree(server.directory, captured, ignore=shutil.ignore_patterns("content", "*.sock"), symlinks=True)
-    rows = (
-        sqlite3.connect(captured / "database" / "firmament.db")
-        .execute("SELECT digest, release, wrapped FROM content_key")
-        .fetchall()
-    )
+    rows = [
+        (row["digest"], row["release"], bytes(row["wrapped"]))
+        for row in server.rows("SELECT digest, release, wrapped FROM content_key")
+    ]
     assert len(rows) == 3
     private, _ = wrap.generate()
     for digest, release, wrapped in rows:

@@ -289,8 +289,9 @@ def test_a_fleet_is_listed_in_pages(world):
     assert set(found) == everything
 
 
-def test_a_public_repository_needs_no_certificate_but_the_director_does(tmp_path):
-    world = World(tmp_path, env={"FIRMAMENT_SERVER_REPOSITORY_ACCESS": "public"}).begin()
+def test_a_public_repository_needs_no_certificate_but_the_director_does(tmp_path, database_kind):
+    env = {"FIRMAMENT_SERVER_REPOSITORY_ACCESS": "public"}
+    world = World(tmp_path, env=env, database=fresh_database(database_kind)).begin()
     try:
         world.publish_release("thermo", "1.0", 1, b"one")
         with Client(world.server) as client:

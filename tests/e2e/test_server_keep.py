@@ -81,8 +81,9 @@ def test_a_backup_taken_while_it_runs_is_the_same_server_on_another_machine(worl
         restored.stop()
 
 
-def test_a_server_moves_to_postgresql_and_every_row_is_compared(tmp_path):
-    world = World(tmp_path / "world").begin()
+@pytest.mark.one_database("sqlite", because="it moves from there to PostgreSQL")
+def test_a_server_moves_to_postgresql_and_every_row_is_compared(tmp_path, database_kind):
+    world = World(tmp_path / "world", database=fresh_database(database_kind)).begin()
     try:
         world.publish_release("thermo", "1.1", 2, DATA)
         device = world.device()

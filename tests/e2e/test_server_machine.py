@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from support import documents
-from support.databases import fresh_database
+from support.databases import forget, fresh_database, kept
 from support.server_world import (
     PASSWORD,
     Author,
@@ -31,16 +31,12 @@ from firmament.server.database.migrate import HEAD
 
 
 @pytest.fixture
-def directory(tmp_path):
-    return make_server(tmp_path / "server")
-
-
-@pytest.fixture
-def either(tmp_path, database_kind):
-    """The directory of a server that has not run yet, on each database."""
+def directory(tmp_path, database_kind):
+    """The directory of a server that has not run yet."""
     return make_server(tmp_path / "server", fresh_database(database_kind))
 
 
+@pytest.mark.one_database("sqlite", because="`server init` begins there, and `server move` leads on")
 def test_init_makes_no_account_and_says_who_comes_next(tmp_path):
     result = run_command("server", "init", tmp_path / "s")
     assert "firmament operator add NAME --role admin" in result.stderr
@@ -111,6 +107,7 @@ def test_an_online_key_that_others_may_read_is_refused(directory):
         path.chmod(0o600)
 
 
+@pytest.mark.one_database("sqlite", because="`server init` begins there, and `server move` leads on")
 def test_a_given_certificate_is_used(tmp_path, directory):
     tls = directory / "tls"
     made = run_command(
@@ -139,7 +136,7 @@ sys.addaudithook(hook)
 """
 
 
-def test_only_the_signer_process_opens_the_signers_files(tmp_path):
+def test_only_the_signer_process_opens_the_signers_files(tmp_path, database_kind):
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(AUDIT)
     env = {
@@ -147,7 +144,7 @@ def test_only_the_signer_process_opens_the_signers_files(tmp_path):
         "AUDIT_FILE": str(tmp_path / "opened"),
         "AUDITED": str(tmp_path / "server" / "signer") + "/",
     }
-    world = World(tmp_path, env=env).begin()
+    world = World(tmp_path, env=env, database=fresh_database(database_kind)).begin()
     try:
         world.publish_release("thermo", "1.0", 1, b"one")
         assert world.device().poll().status == 200
@@ -161,8 +158,8 @@ def test_only_the_signer_process_opens_the_signers_files(tmp_path):
         world.close()
 
 
-def test_a_signer_that_dies_is_started_again_and_still_remembers(tmp_path):
-    world = World(tmp_path).begin()
+def test_a_signer_that_dies_is_started_again_and_still_remembers(tmp_path, database_kind):
+    world = World(tmp_path, database=fresh_database(database_kind)).begin()
     try:
         pid = next(
             json.loads(line)["pid"] for line in world.server.log.read_text().splitlines() if "signer.started" in line
@@ -176,6 +173,7 @@ def test_a_signer_that_dies_is_started_again_and_still_remembers(tmp_path):
         world.close()
 
 
+@pytest.mark.one_database("sqlite", because="`server init` begins there, and `server move` leads on")
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 def test_as_root_the_signer_runs_as_its_own_user():
     directory = Path(tempfile.mkdtemp(dir="/var/tmp"))
@@ -227,20 +225,18 @@ def test_after_kill_9_every_answered_report_is_there(tmp_path, database_kind):
         world.close()
 
 
-def test_64_an_old_backup_of_the_database_is_no_rollback_for_devices(tmp_path):
-    world = World(tmp_path).begin()
+def test_64_an_old_backup_of_the_database_is_no_rollback_for_devices(tmp_path, database_kind):
+    world = World(tmp_path, database=fresh_database(database_kind)).begin()
     try:
         device = world.device()
         world.server.stop()
-        database = world.server.directory / "database"
-        shutil.copytree(database, tmp_path / "backup")
+        put_back = kept(world.database, world.server.directory)
         world.server.start()
         device.connect(world.server)
         versions = [json.loads(device.poll().json["timestamp"])["signed"]["version"] for _ in range(3)]
         assert world.server.stop() == 0
         time.sleep(2)  # those three numbers were for this and the next two seconds
-        shutil.rmtree(database)
-        shutil.copytree(tmp_path / "backup", database)
+        put_back()
         world.server.start()
         device.connect(world.server)
         assert json.loads(device.poll().json["timestamp"])["signed"]["version"] > max(versions)
@@ -248,8 +244,8 @@ def test_64_an_old_backup_of_the_database_is_no_rollback_for_devices(tmp_path):
         world.close()
 
 
-def test_64_an_old_backup_of_the_signer_is_no_rollback_for_devices(tmp_path):
-    world = World(tmp_path).begin()
+def test_64_an_old_backup_of_the_signer_is_no_rollback_for_devices(tmp_path, database_kind):
+    world = World(tmp_path, database=fresh_database(database_kind)).begin()
     try:
         signer = world.server.directory / "signer" / "state.json"
         old = signer.read_bytes()
@@ -269,6 +265,9 @@ def test_64_an_old_backup_of_the_signer_is_no_rollback_for_devices(tmp_path):
         world.close()
 
 
+@pytest.mark.one_database(
+    "sqlite", because="every write is cut off in a file system that is simulated, below the database too"
+)
 def test_a_publish_is_old_or_new_wherever_it_is_killed(tmp_path):
     script = Path(__file__).parents[1] / "support" / "publish_cuts.py"
     result = subprocess.run(
@@ -281,8 +280,7 @@ def test_a_publish_is_old_or_new_wherever_it_is_killed(tmp_path):
     assert found["new"] >= 1
 
 
-def test_trust_can_be_imported_offline(either, tmp_path):
-    directory = either
+def test_trust_can_be_imported_offline(directory, tmp_path):
     author = Author(json.loads((directory / "online-public.json").read_text()))
     for name in ("image", "director"):
         (tmp_path / name).mkdir()
@@ -310,8 +308,7 @@ def test_trust_can_be_imported_offline(either, tmp_path):
         server.stop()
 
 
-def test_the_first_root_is_an_administrators_decision(either):
-    directory = either
+def test_the_first_root_is_an_administrators_decision(directory):
     add_operator(directory, "rita", "releaser")
     author = Author(json.loads((directory / "online-public.json").read_text()))
     server = RunningServer(directory).start()
@@ -324,31 +321,34 @@ def test_the_first_root_is_an_administrators_decision(either):
         server.stop()
 
 
-def test_doctor_finds_what_is_wrong(tmp_path):
-    world = World(tmp_path).begin()
+def test_doctor_finds_what_is_wrong(tmp_path, database_kind):
+    world = World(tmp_path, database=fresh_database(database_kind)).begin()
     try:
         data = b"payload"
         world.publish_release("thermo", "1.0", 1, data)
+        world.server.stop()
+        directory = world.server.directory
+        good = run_command("server", "doctor", "-d", directory)
+        assert "BAD" not in good.stdout
+        (directory / "repository" / "targets" / "thermo" / "1.0" / f"{sha256(data)}.firmware.img").unlink()
+        if database_kind == "sqlite":
+            (directory / "database" / "firmament.db").write_bytes(b"not a database" * 1000)
+        forget(world.database)
+        bad = run_command("server", "doctor", "-d", directory, check=False)
+        assert bad.returncode == 1
+        assert "payloads" in bad.stdout
+        assert "BAD   database" in bad.stdout
     finally:
         world.close()
-    directory = world.server.directory
-    good = run_command("server", "doctor", "-d", directory)
-    assert "BAD" not in good.stdout
-    (directory / "repository" / "targets" / "thermo" / "1.0" / f"{sha256(data)}.firmware.img").unlink()
-    (directory / "database" / "firmament.db").write_bytes(b"not a database" * 1000)
-    bad = run_command("server", "doctor", "-d", directory, check=False)
-    assert bad.returncode == 1
-    assert "payloads" in bad.stdout
-    assert "BAD   database" in bad.stdout
 
 
-def test_slow_readers_are_cut_and_downloads_are_bounded(tmp_path):
+def test_slow_readers_are_cut_and_downloads_are_bounded(tmp_path, database_kind):
     env = {
         "FIRMAMENT_SERVER_MAX_DOWNLOADS_PER_DEVICE": "1",
         "FIRMAMENT_SERVER_DEVICE_BURST": "15",
         "FIRMAMENT_SERVER_DEVICE_REQUESTS_PER_S": "0.01",
     }
-    world = World(tmp_path, env=env).begin()
+    world = World(tmp_path, env=env, database=fresh_database(database_kind)).begin()
     try:
         data = os.urandom(8 * 2**20)
         world.publish_release("thermo", "1.0", 1, data)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.databases import fresh_database
 from support.server_world import Client, World, sha256
 from support.swift import free_port
 
@@ -69,17 +70,17 @@ class Nginx:
 
 
 @pytest.fixture(scope="module", params=["directory", "s3"])
-def world(request, tmp_path_factory):
+def world(request, tmp_path_factory, database_kind):
     directory = tmp_path_factory.mktemp("nginx")
     server = directory / "server"
     server.mkdir()
     (server / "front-secret").write_text(SECRET + "\n")
     (server / "front-secret").chmod(0o600)
-    options = {"front_secret_file": "front-secret", "front_prefix": "/_firmament/"}
+    options = fresh_database(database_kind) | {"front_secret_file": "front-secret", "front_prefix": "/_firmament/"}
     store = None
     if request.param == "s3":
         store = request.getfixturevalue("swift")
-        options |= store.settings(server, "nginx/")
+        options |= store.settings(server, f"nginx-{database_kind}/")
     made = World(directory, database=options).begin()
     made.publish_release("thermo", "1.1", 2, DATA)
     made.store = store

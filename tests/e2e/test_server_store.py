@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 import urllib3
 from support import documents
+from support.databases import fresh_database
 from support.server_world import World, run_command, sha256, submission
 
 from firmament.core.clock import SystemClock
@@ -28,9 +29,10 @@ HALF = 5_000_000
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory, swift):
+def world(tmp_path_factory, swift, database_kind):
     directory = tmp_path_factory.mktemp("store")
-    made = World(directory, database=swift.settings(directory / "server", "server/")).begin()
+    settings = fresh_database(database_kind) | swift.settings(directory / "server", f"{database_kind}/")
+    made = World(directory, database=settings).begin()
     made.publish_release("thermo", "1.1", 2, DATA)
     yield made
     made.close()
@@ -145,8 +147,8 @@ def test_what_nothing_refers_to_is_collected_and_what_is_released_stays(world, s
     assert refused.status == 200  # nothing of it needs what is gone
 
 
-def test_a_server_moves_its_payloads_into_a_bucket(tmp_path, swift):
-    world = World(tmp_path / "world").begin()
+def test_a_server_moves_its_payloads_into_a_bucket(tmp_path, swift, database_kind):
+    world = World(tmp_path / "world", database=fresh_database(database_kind)).begin()
     data = os.urandom(100_000)
     try:
         world.publish_release("thermo", "1.1", 2, data)
@@ -154,7 +156,9 @@ def test_a_server_moves_its_payloads_into_a_bucket(tmp_path, swift):
         directory = world.server.directory
         command = ("server", "move-payloads", "-d", directory, "--json")
         assert "local/setting" in run_command(*command, check=False).stderr
-        lines = "".join(f'{name} = "{value}"\n' for name, value in swift.settings(directory, "moved/").items())
+        lines = "".join(
+            f'{name} = "{value}"\n' for name, value in swift.settings(directory, f"moved-{database_kind}/").items()
+        )
         text = (directory / "firmament.toml").read_text()
         (directory / "firmament.toml").write_text(text.replace("[server]\n", f"[server]\n{lines}"))
         assert "state/locked" in run_command(*command, check=False).stderr

@@ -1,10 +1,15 @@
 """Every test of the server on both databases: SQLite, and a real PostgreSQL that the tests start.
 
-A test or fixture that asks for `database_kind` runs once for each. From there:
+A test or fixture that asks for `database_kind` runs once for each, and whatever starts a server or
+opens its database asks (tests/architecture/test_both_databases.py). What cannot or need not says why:
+
+    @pytest.mark.one_database("postgresql", because="SQLite is for one server")    # or as `pytestmark`
+
+From there:
 
     def test_a_service(connection): ...               # a migrated database, through the port's Connection
     def test_more(target): ...                        # a `Target`, for open_database, command_database, migrate
-    World(tmp_path, database=fresh_database(kind))    # a whole server on it; kind from `database_kind`
+    World(tmp_path, database=fresh_database(database_kind))    # a whole server on it
 
 One cluster a test process, started at the first need below a directory of its own, as an
 unprivileged user (PostgreSQL refuses root), without fsync: it is as fast as SQLite. It dies with
@@ -22,7 +27,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -160,7 +165,7 @@ class Cluster:
 
     def drop(self, name: str) -> None:
         with psycopg.connect(self.url("postgres"), password=self.password, autocommit=True) as connection:
-            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+            connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
 
 def _die_with_parent() -> None:
@@ -205,6 +210,27 @@ def fresh_target(kind: str, directory: Path) -> Target:
     return cluster().target(cluster().fresh())
 
 
+def kept(database: Mapping[str, str], directory: Path) -> Callable[[], None]:
+    """Copy the database of a stopped server in `directory`; return what puts the copy back."""
+    if "database" not in database:
+        rows, copy = directory / "database", directory.parent / f"{directory.name}-database"
+        shutil.copytree(rows, copy)
+
+        def put_back() -> None:
+            shutil.rmtree(rows)
+            shutil.copytree(copy, rows)
+
+        return put_back
+    name = database["database"].rpartition("/")[2]
+    old = cluster().create(f"{name}-kept", template=name)
+
+    def swap() -> None:
+        cluster().drop(name)
+        cluster().create(name, template=old)
+
+    return swap
+
+
 def forget(made: Target | Mapping[str, str]) -> None:
     """Remove what `fresh_target` or `fresh_database` made: hundreds of databases would take minutes at the end."""
     url = made.url if isinstance(made, PostgresTarget) else "" if isinstance(made, Path) else made.get("database", "")
@@ -224,10 +250,24 @@ def opened(target: Target):
             yield connection
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module")
 def database_kind(request) -> str:
-    """Run once on each database."""
+    """Run once on each database, or on the one that `one_database` names."""
     return request.param
+
+
+def pytest_generate_tests(metafunc):
+    if "database_kind" in metafunc.fixturenames:
+        kinds = [chosen(mark) for mark in metafunc.definition.iter_markers("one_database")][:1] or KINDS
+        metafunc.parametrize("database_kind", kinds, indirect=True)
+
+
+def chosen(mark: pytest.Mark) -> str:
+    """The database that a test runs on alone, for a reason that it states."""
+    (kind,), because = mark.args, mark.kwargs["because"]
+    assert kind in KINDS
+    assert because, "say why it does not run on both databases"
+    return kind
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ class SimpleDevice:
 class RolloutWorld:
     """See the head of this file."""
 
-    def __init__(self, directory, *, kind="sqlite", devices=0, product="thermo", hardware="rpi4"):
+    def __init__(self, directory, *, kind, devices=0, product="thermo", hardware="rpi4"):
         self.target = fresh_target(kind, directory)
         self._opened = contextlib.ExitStack()
         self.commands = self._opened.enter_context(command_database(self.target))

@@ -51,10 +51,10 @@ def run_command(*arguments: object, check: bool = True, env: dict[str, str] | No
     return programs.run(["firmament", *arguments], check=check, env={**os.environ, **(env or {})})
 
 
-def make_server(directory: Path, database: dict[str, str] | None = None) -> Path:
+def make_server(directory: Path, database: dict[str, str]) -> Path:
     """As `firmament server init` does, but for a copied database; `database` as `fresh_database` returns it."""
     layout = Layout(directory)
-    if not database:
+    if "database" not in database:
         layout.database.parent.mkdir(mode=0o700, parents=True)
         fresh_target("sqlite", layout.database.parent)
     initialise(
@@ -62,7 +62,7 @@ def make_server(directory: Path, database: dict[str, str] | None = None) -> Path
         layout,
         names=["localhost"],
         addresses=["127.0.0.1"],
-        options={"port": 0, **(database or {})},
+        options={"port": 0, **database},
         now=SystemClock().now(),
     )
     return directory
@@ -421,13 +421,11 @@ class Device:
 
 
 class World:
-    """A server, its author and its operators."""
+    """A server, its author and its operators; `database` as `fresh_database` returns it, with more settings or not."""
 
-    def __init__(
-        self, directory: Path, *, env: dict[str, str] | None = None, database: dict[str, str] | None = None
-    ) -> None:
+    def __init__(self, directory: Path, *, database: dict[str, str], env: dict[str, str] | None = None) -> None:
         self.directory = directory
-        self.database = database or {}
+        self.database = database
         server = directory / "server"
         make_server(server, database)
         self.password_file = directory / "password"

@@ -16,10 +16,12 @@ from firmament.server.leader import LEASE_S, FencedDatabase, Leadership, acting,
 from firmament.server.releases import shared
 from firmament.server.releases.model import Published
 
+pytestmark = pytest.mark.one_database("postgresql", because="a server on SQLite leads alone")
+
 
 @pytest.fixture(scope="module")
-def shared_target(tmp_path_factory):
-    return fresh_target("postgresql", tmp_path_factory.mktemp("leader"))
+def shared_target(tmp_path_factory, database_kind):
+    return fresh_target(database_kind, tmp_path_factory.mktemp("leader"))
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import random
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from support.databases import fresh_database
 from support.server_world import make_server
 
 from firmament.core.clock import FixedClock
@@ -174,9 +175,10 @@ def test_one_tenant_is_not_told_of_another(story):
             store.acknowledge(story.db, scope, told["id"], NOW)
 
 
-def test_certificates_are_among_what_expires(tmp_path):
+@pytest.mark.one_database("sqlite", because="certificates are files")
+def test_certificates_are_among_what_expires(tmp_path, database_kind):
     """The server's own certificate is renewed at a start, so it is news only once a start would renew it."""
-    layout, disk = Layout(make_server(tmp_path / "server")), RealDisk()
+    layout, disk = Layout(make_server(tmp_path / "server", fresh_database(database_kind))), RealDisk()
     own = load_certificate(disk, layout.tls / "server.pem").not_valid_after_utc
     names = [
         [item.name for item in expiry.of_certificates(disk, layout, ServerSettings(), own - timedelta(days=left))]
