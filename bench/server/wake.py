@@ -24,7 +24,7 @@ async def opening(path: Path, port: int, rollout: str, wave: int) -> int:
     """Open a wave; return how many messages that published."""
     database, clock = SqliteDatabase(path), SystemClock()
     try:
-        waker = Waker(database, BrokerSender(clock, url=f"mqtt://127.0.0.1:{port}"))
+        waker = Waker(database, BrokerSender(clock, url=f"mqtt://127.0.0.1:{port}"), spread_s=60)
         for _ in range(50):
             await waker.run_once()  # what happened before
         before = waker.published

@@ -150,6 +150,10 @@ class Agent:
         """Poll at the next tick: somebody hinted that there is something."""
         self._contact.poll_at_s = self._now_s()
 
+    def poll_by(self, at_s: float) -> None:
+        """Poll at `at_s` (monotonic) if that is earlier; a hint does not shorten the waits after failed polls."""
+        self._contact.hint(at_s)
+
     # --- commands --------------------------------------------------------------------------
 
     def check(self) -> Status:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from firmament.agent.parts import Unwrap
     from firmament.agent.settings import AgentSettings
     from firmament.agent.share import Share
+    from firmament.agent.wake import Listener
     from firmament.core.clock import Clock
     from firmament.core.digest import Digest
     from firmament.durable import Disk
@@ -144,6 +145,24 @@ def compose(
         should_stop=should_stop,
     )
     return World(Agent(parts), events, storage.boot, transport, enrolment)
+
+
+def compose_listener(
+    settings: AgentSettings, *, disk: Disk, clock: Clock, hint: Callable[[float], None]
+) -> Listener | None:
+    """Make what listens for hints, if a broker is set; who has none does not load it."""
+    if settings.wake is None:
+        return None
+    from firmament.agent.wake import Listener
+
+    return Listener(
+        settings.wake,
+        disk=disk,
+        state_directory=settings.state_directory,
+        clock=clock,
+        chance=random.SystemRandom(),
+        hint=hint,
+    )
 
 
 def compose_share(settings: AgentSettings, storage: Storage, *, disk: Disk) -> Share | None:

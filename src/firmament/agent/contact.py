@@ -58,6 +58,11 @@ class Contact:
         first = self._parts.policy.first_poll_within_s
         self.poll_at_s = self._now_s() + (self._parts.chance.uniform(0, first) if first else 0.0)
 
+    def hint(self, at_s: float) -> None:
+        """Poll by `at_s` if that is earlier, and the last poll was answered."""
+        if not self._poll_failures:
+            self.poll_at_s = min(self.poll_at_s, at_s)
+
     def poll(self) -> None:
         """Ask the server and take up, go on with, or give up what it names.
 

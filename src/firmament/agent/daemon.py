@@ -27,7 +27,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from firmament.agent.compose import compose, compose_share
+from firmament.agent.compose import compose, compose_listener, compose_share
 from firmament.agent.consent import Who
 from firmament.agent.events import AgentEvent, Asked, HealthChecked, Progress, StateChanged, Trouble
 from firmament.agent.hooks import Hooks
@@ -142,6 +142,7 @@ class Daemon:
         self._degraded_for_s = FIRST_DEGRADED_S
         self._world: World | None = None
         self._page: Page | None = None
+        self._hinted_s: float | None = None
 
     def run(self) -> int:
         """Run until `end`; return the exit code: 0, or RestartNeededError's on a simulated machine.
@@ -153,6 +154,7 @@ class Daemon:
             storage = compose_storage(self._settings, disk=self._disk, clock=self._clock)
             server = ControlServer(self._settings.socket, group=self._settings.socket_group, handle=self._handle)
             page, sharing = self._make_page(), self._make_share(storage)
+            listener = compose_listener(self._settings, disk=self._disk, clock=self._clock, hint=self._hinted)
             hooks = Hooks(self._settings.hooks, page_code=lambda: page.code.value if page is not None else "")
             storage.boot.start()
             tender = threading.Thread(target=self._tend, args=(storage.boot,), name="tender", daemon=True)
@@ -163,8 +165,9 @@ class Daemon:
                 if page is not None:
                     page.start()
                 self._page = page
-                if sharing is not None:
-                    sharing.start()
+                for other in (sharing, listener):
+                    if other is not None:
+                        other.start()
                 self._notifier.say("READY=1", f"MAINPID={os.getpid()}")
                 return self._loop(storage, hooks, wait_s)
             finally:
@@ -176,7 +179,7 @@ class Daemon:
                     for conversation in self._watching:
                         conversation.error(LockedError("The daemon ends"))
                 server.close()
-                for served in (page, sharing):
+                for served in (page, sharing, listener):
                     if served is not None:
                         served.close()
                 hooks.close()
@@ -199,6 +202,10 @@ class Daemon:
         from firmament.agent.share_server import ShareServer
 
         return ShareServer(self._settings.share, share, self._clock)
+
+    def _hinted(self, at_s: float) -> None:
+        self._hinted_s = at_s
+        self._wake.put(None)
 
     def _look(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         with self._lock:
@@ -266,6 +273,9 @@ class Daemon:
                 job = None
             if self._is_simulated() and world.agent.is_restarting:
                 return 0.0
+            hinted_s, self._hinted_s = self._hinted_s, None
+            if hinted_s is not None:
+                world.agent.poll_by(hinted_s)
             wait_s = world.agent.tick()
             self._publish(world.agent)
         except FirmamentError as error:

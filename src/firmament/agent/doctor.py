@@ -66,6 +66,7 @@ class Doctor:
             ("health", self._health),
             ("power", self._power),
             ("server", self._server),
+            ("wake", self._wake),
         )
         for name, check in checks:
             try:
@@ -224,6 +225,23 @@ class Doctor:
         else:
             action = "Look at the server's log, and whether this device is disabled there."
             yield Finding("server", Verdict.BAD, f"{url} answers with status {status}", action)
+
+    def _wake(self) -> Iterator[Finding]:
+        if self._enrolment is None or self._settings.wake is None:
+            return
+        from firmament.agent.wake_session import Session
+
+        session = Session(self._settings.wake, self._enrolment.device_id, self._disk)
+        try:
+            session.open()
+        except FirmamentError as error:
+            yield Finding(
+                "wake", Verdict.WARNING, f"{_sentence(error)}; the device asks at its usual times", error.hint
+            )
+        else:
+            yield Finding("wake", Verdict.GOOD, f"the broker lets this device listen to {session.topic}")
+        finally:
+            session.close()
 
     def _time_floor(self) -> datetime | None:
         return None if self._enrolment is None else self._enrolment.floors(self._disk).load().time

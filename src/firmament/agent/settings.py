@@ -19,6 +19,7 @@ from firmament.agent.fetch import TransferSettings
 from firmament.agent.parts import PayloadSettings, TrialSettings
 from firmament.agent.policy import Policy
 from firmament.agent.share import ShareSettings
+from firmament.agent.wake_settings import WakeSettings
 from firmament.core import toml
 from firmament.core.digest import ALLOWED, Digest
 from firmament.core.fields import Fields
@@ -169,6 +170,14 @@ SETTINGS: Final = (
             "bytes per second"),
     Setting("share", "limit_bytes", "integer", "268435456",
             "What payloads kept for others may take on storage, beside the slots.", "bytes"),
+    Setting("wake", "url", "text", "none",
+            "Listen to this MQTT broker for hints that there may be something, e.g. `mqtts://broker.example:8883`; a "
+            "hint only ever makes the agent ask earlier."),
+    Setting("wake", "ca", "path", "none", "PEM file of the CA to trust as the broker; needed with `mqtts`."),
+    Setting("wake", "username", "text", '""', "Name to give to the broker, beside the device id as client id."),
+    Setting("wake", "password_file", "path", "none", "Holds its password; mode 600, with `mqtts` only."),
+    Setting("wake", "tenant", "integer", "1", "The tenant's number in the topic."),
+    Setting("wake", "min_interval_s", "integer", "60", "Hints make the agent ask at most once in so long.", "seconds"),
     Setting("hooks", "directory", "path", "none",
             "Scripts `on_offer`, `on_progress`, `on_restart_in`, `on_done`, `on_failed`, where they exist."),
     Setting("hooks", "timeout_s", "integer", "10", "A hook that runs longer is ended.", "seconds"),
@@ -237,6 +246,8 @@ class AgentSettings:
     """None: there is no page."""
     share: ShareSettings | None = None
     """None: nothing is offered to others nearby."""
+    wake: WakeSettings | None = None
+    """None: nobody is listened to."""
 
 
 def settings_table() -> tuple[Setting, ...]:
@@ -295,6 +306,7 @@ def parse_settings(table: dict[str, Any], path: Path) -> AgentSettings:
         page=_page(top.object("page", optional=True), owner.language),
         payloads=PayloadSettings.from_fields(top.object("payload", optional=True)),
         share=_share(top.object("share", optional=True)),
+        wake=WakeSettings.from_fields(top.object("wake", optional=True)),
         hooks=HookSettings(
             directory=_path(hooks, "directory", "/") if "directory" in hooks else None,
             timeout_s=hooks.integer("timeout_s", minimum=1, maximum=600, default=10),

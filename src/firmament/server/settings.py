@@ -98,6 +98,7 @@ class ServerSettings:
     smtp_url: str = _setting("", "Mail server: `smtp://`, `smtps://` or `smtp+starttls://`; user:password@ if needed.")
     smtp_from: str = _setting("firmament@localhost", "Sender of notifications by mail.")
     mqtt_url: str = _setting("", "Broker: `mqtt://` or `mqtts://`, with user:password if needed.")
+    mqtt_spread_s: int = _setting(60, "Woken devices ask at a random moment within so long.", minimum=0)
     notify_batch_s: int = _setting(30, "News that is not critical waits so long for more.", minimum=0)
     notify_repeat_s: int = _setting(7200, "Critical news is told again after so long, until acknowledged.", minimum=1)
     notify_escalate_s: int = _setting(900, "Critical news goes to escalation outlets after so long.", minimum=1)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from firmament.core.ids import HARDWARE, DeviceId, check, product_name
 from firmament.errors import ConflictError, EnrolmentTokenError, MalformedError, NotFoundError
+from firmament.protocol.v1 import wake
 from firmament.server import events
 from firmament.server.authority import ProvenRequest, issue_device_certificate, read_request
 from firmament.server.events import Event
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 MAX_TOKEN_LIFETIME: Final = timedelta(days=366)
 MAX_TOKEN_USES: Final = 1_000_000
-BUCKETS: Final = 10_000
+BUCKETS: Final = wake.BUCKETS
 """A device's bucket is fixed at enrolment; waves are ranges of it (stack.md §3)."""
 
 
@@ -189,7 +190,7 @@ def _register(
             device.request.der,
             device.hpke_public_key,
             token_id,
-            uuid.UUID(device_id).int % BUCKETS,
+            wake.bucket_of(device_id),
             int(now.timestamp()),
         ),
     )

@@ -99,7 +99,7 @@ def make_out(
         (notifier.run_once, NOTIFY_S),
         (tell_expiries, EXPIRY_S),
     ]
-    waker = Waker(database, broker) if settings.mqtt_url else None
+    waker = Waker(database, broker, spread_s=settings.mqtt_spread_s) if settings.mqtt_url else None
     if waker is not None:
         loops.append((waker.run_once, WAKE_S))
     return Out(courier, notifier, waker, public_url, loops)

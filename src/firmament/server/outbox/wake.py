@@ -11,6 +11,7 @@ import json
 from typing import TYPE_CHECKING, Final
 
 from firmament.log import logger
+from firmament.protocol.v1.wake import WAKE_TOPICS, Wake, wake_topic
 from firmament.server import events
 from firmament.server.events import Event
 from firmament.server.scope import Scope
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 log = logger("server.wake")
 
-BUCKETS: Final = 256
-SPREAD_S: Final = 60
 CURSOR: Final = "wake-cursor:"
 
 _OF_WAVE: Final = """
@@ -31,17 +30,13 @@ JOIN device d ON d.id = t.device_id WHERE r.tenant_id = ? AND r.uid = ? AND t.wa
 """
 
 
-def topic(tenant_id: int, bucket: int) -> str:
-    """Return where devices of a bucket listen."""
-    return f"firmament/v1/{tenant_id}/b/{bucket % BUCKETS}"
-
-
 class Waker:
     """Publishes for the events that give devices something to do."""
 
-    def __init__(self, database: Database, broker: BrokerSender) -> None:
+    def __init__(self, database: Database, broker: BrokerSender, *, spread_s: int) -> None:
         self._database = database
         self._broker = broker
+        self._spread_s = spread_s
         self.published = 0
 
     async def run_once(self) -> None:
@@ -54,9 +49,9 @@ class Waker:
             if upto == cursor:
                 continue
             if buckets:
-                body = json.dumps({"v": 1, "rev": upto, "spread_s": SPREAD_S}).encode()
+                body = json.dumps(Wake(upto, self._spread_s).to_json()).encode()
                 answer = await self._broker.publish(
-                    [(topic(tenant_id, bucket), body) for bucket in sorted(buckets)], retain=True
+                    [(wake_topic(tenant_id, bucket), body) for bucket in sorted(buckets)], retain=True
                 )
                 if not answer.ok:
                     log.warning("wake.failed", tenant_id=tenant_id, answer=answer.text)
@@ -90,10 +85,10 @@ def _to_wake(connection: Connection, tenant_id: int, after: int) -> tuple[set[in
     for event in found:
         if event["kind"] == Event.WAVE_OPENED.value:
             rows = connection.execute(_OF_WAVE, (tenant_id, event["subject"], event["facts"].get("wave")))
-            buckets |= {int(row["bucket"]) % BUCKETS for row in rows}
+            buckets |= {int(row["bucket"]) % WAKE_TOPICS for row in rows}
         elif event["kind"] == Event.ATTEMPT_ASSIGNED.value:
             row = connection.execute(
                 "SELECT bucket FROM device WHERE tenant_id = ? AND uid = ?", (tenant_id, event["subject"])
             ).fetchone()
-            buckets |= {int(row["bucket"]) % BUCKETS} if row is not None else set()
+            buckets |= {int(row["bucket"]) % WAKE_TOPICS} if row is not None else set()
     return buckets, (found[-1]["id"] if found else after)

@@ -5,10 +5,11 @@ import contextlib
 import pytest
 from support.rollout_world import ADMIN, RolloutWorld
 
+from firmament.protocol.v1.wake import WAKE_TOPICS
 from firmament.server.events import Wanted, find_events
 from firmament.server.notify.news import news_of
 from firmament.server.notify.worker import read_rollout
-from firmament.server.outbox.wake import BUCKETS, _to_wake
+from firmament.server.outbox.wake import _to_wake
 from firmament.server.rollouts.model import GatePolicy, Policy, WaveSpec
 
 
@@ -56,6 +57,6 @@ def test_a_wave_wakes_the_buckets_of_its_devices_and_never_more_than_all(world):
     world.tick()
     buckets, upto = _to_wake(world.db, 1, 0)
     rows = world.db.execute("SELECT DISTINCT bucket FROM device").fetchall()
-    assert buckets == {row["bucket"] % BUCKETS for row in rows}
-    assert len(buckets) <= BUCKETS
+    assert buckets == {row["bucket"] % WAKE_TOPICS for row in rows}
+    assert len(buckets) <= WAKE_TOPICS
     assert _to_wake(world.db, 1, upto) == (set(), upto)
