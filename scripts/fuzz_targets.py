@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
 from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
 
-from firmament.agent import compose, provision
+from firmament.agent import compose, provision, wake_packets
 from firmament.agent import settings as agent_settings
 from firmament.agent.bootctl import grub_env, record, uboot_env
 from firmament.agent.bootctl.choice import Choice
@@ -57,6 +57,7 @@ from firmament.protocol.parcel import (
     decode_receipt,
 )
 from firmament.protocol.v1 import envelope, messages
+from firmament.protocol.v1.wake import Wake, decode_wake
 from firmament.protocol.v1.wrapping_key import WrappingKey, decode_wrapping_key
 from firmament.release import build, mcuboot_build, setup
 from firmament.server import authority, signer
@@ -142,6 +143,24 @@ def run_manifest(data: bytes) -> None:
 def run_message(decode: Callable[[bytes], Any], data: bytes) -> None:
     found = decode(data)
     assert decode(canonical.encode(found.to_json())) == found
+
+
+MQTT_SEED = bytes.fromhex("20020000900300010030") + b'\x0a\x00\x03a/b{"v":'
+
+
+def run_mqtt(data: bytes) -> None:
+    """Whole and byte by byte must say the same."""
+    found = []
+    for step in (len(data) or 1, 1):
+        reader, packets = wake_packets.Reader(), []
+        with contextlib.suppress(FirmamentError):
+            for at in range(0, len(data), step):
+                packets += reader.feed(data[at : at + step])
+        found.append(packets)
+    assert found[1][: len(found[0])] == found[0] or found[0][: len(found[1])] == found[1]
+    for packet in found[1]:
+        if packet.kind is wake_packets.Kind.PUBLISH:
+            decode_wake(wake_packets.published(packet).payload)
 
 
 def run_envelope(data: bytes) -> None:
@@ -765,6 +784,8 @@ def targets() -> list[Target]:
         Target("wrapping key", decode_wrapping_key, (canonical.encode(WrappingKey(DeviceId("11111111-2222-4333-8444-555555555555"), bytes(1216)).to_json()),), JSON_TOKENS),
         *in_place_targets(),
         Target("sealed header", run_sealed_header, (sealed_header_seed(),), (b"OTAE", b"\xff" * 8)),
+        Target("MQTT packets", run_mqtt, (MQTT_SEED, wake_packets.PINGREQ), (b"\x30", b"\xff\xff\xff\x7f", b"\x90\x03")),
+        Target("wake hint", lambda data: run_message(decode_wake, data), (canonical.encode(Wake(7, 60).to_json()),), JSON_TOKENS),
         Target("MCUboot image", run_mcuboot, mcuboot_seeds(), (b"\x3d\xb8\xf3\x96", b"\xff" * 4)),
     ]  # fmt: skip
 

@@ -19,7 +19,7 @@ import atexit, pathlib, sys
 
 def say():
     status = pathlib.Path("/proc/self/status").read_text()
-    heavy = sorted({"fastapi", "sqlalchemy", "uvicorn", "rich", "asyncio", "firmament.server"} & set(sys.modules))
+    heavy = sorted({"fastapi", "sqlalchemy", "uvicorn", "rich", "asyncio", "firmament.agent.wake", "firmament.server"} & set(sys.modules))
     print(int(status.partition("VmHWM:")[2].split()[0]) * 1024, *heavy, file=sys.stderr)
 
 atexit.register(say)

@@ -142,6 +142,7 @@ class Daemon:
         self._degraded_for_s = FIRST_DEGRADED_S
         self._world: World | None = None
         self._page: Page | None = None
+        self._is_hinted = False
         self._hinted_s: float | None = None
 
     def run(self) -> int:
@@ -234,8 +235,7 @@ class Daemon:
             self.end()
 
         def hinted(_number: int, _frame: FrameType | None) -> None:
-            if self._world is not None:
-                self._world.agent.poll_soon()
+            self._is_hinted = True  # a poll under way would write over its own next time
             self._wake.put(None)
 
         signal.signal(signal.SIGTERM, ending)
@@ -273,6 +273,9 @@ class Daemon:
                 job = None
             if self._is_simulated() and world.agent.is_restarting:
                 return 0.0
+            if self._is_hinted:
+                self._is_hinted = False
+                world.agent.poll_soon()
             hinted_s, self._hinted_s = self._hinted_s, None
             if hinted_s is not None:
                 world.agent.poll_by(hinted_s)
