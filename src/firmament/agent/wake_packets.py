@@ -1,7 +1,7 @@
 """The little of MQTT 3.1.1 that listening for hints takes, without I/O: one subscription, QoS 0.
 
 Libraries take whatever a broker announces, up to 256 MiB a packet; here a packet has a ceiling
-(ADR-0040). Section numbers are those of the OASIS standard.
+(ADR-0036). Section numbers are those of the OASIS standard.
 """
 
 from __future__ import annotations
