@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import http.client
 import json
 import os
 import re
@@ -169,11 +170,19 @@ class Load:
 
 
 def poll(
-    target: Running, *, devices: int, seconds: float, path: str = "/v1/poll", seed: int = 1, again: bool = False
+    target: Running,
+    *,
+    devices: int,
+    seconds: float,
+    path: str = "/v1/poll",
+    seed: int = 1,
+    again: bool = False,
+    tag: str = "",
 ) -> Load:
     """Poll as random devices with `wrk` on keep-alive connections for some seconds.
 
-    With `again` each says which version it trusts since its last answer, as agents do.
+    With `again` each says which version it trusts since its last answer, as agents do. With a `tag`
+    each only asks whether anything changed since the answer that had this tag.
     """
     before, started_s = cpu_s(target.pid), time.monotonic()
     found = subprocess.run(
@@ -182,7 +191,7 @@ def poll(
             *("-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s", "--timeout", "20s"),
             *("-s", str(HERE / "poll.lua"), f"http://127.0.0.1:{target.port}{path}"),
         ],
-        env={**os.environ, "DEVICES": str(devices), "SEED": str(seed), "AGAIN": "1" if again else ""},
+        env={**os.environ, "DEVICES": str(devices), "SEED": str(seed), "AGAIN": "1" if again else "", "TAG": tag},
         capture_output=True,
         text=True,
         check=True,
@@ -194,6 +203,15 @@ def poll(
     if refused or not requests:
         raise SystemExit(f"the server refused {refused} of {requests} requests to {path}\n{found.stdout}")
     return Load(requests, spent / requests * 1e6, requests / lasted_s)
+
+
+def tag_of(target: Running) -> str:
+    """Return the tag that a device is told with "nothing to do", quoted for a header."""
+    body = {"v": 1, "nonce": "00" * 16, "version": "1.0", "sequence_number": 1, "methods": ["whole/1"]}
+    connection = http.client.HTTPConnection("127.0.0.1", target.port, timeout=20)
+    with contextlib.closing(connection):
+        connection.request("POST", "/v1/poll", json.dumps(body), {"x-bench": device_id(0)})
+        return f'"{json.load(connection.getresponse())["tag"]}"'
 
 
 # --- a fleet in a database -------------------------------------------------------------------

@@ -92,7 +92,7 @@ async def time_parts(home: Path, scale: Scale) -> dict[str, float]:
                     "type": "http",
                     "method": "POST",
                     "path": "/v1/poll",
-                    "headers": [(b"x-bench", b"%d" % number), (b"content-length", b"%d" % len(body))],
+                    "headers": [(b"x-bench", device_id(number).encode()), (b"content-length", b"%d" % len(body))],
                     "client": ("127.0.0.1", 1),
                     "state": {IS_WHOLE: True},
                 },

@@ -1,5 +1,7 @@
 -- Polls as random devices; prints how many were answered and how many refused.
+-- With a TAG each only asks whether anything changed.
 local devices = tonumber(os.getenv("DEVICES"))
+local tag = os.getenv("TAG")
 local is_again = os.getenv("AGAIN") == "1"
 local count = 0
 local trusted = {}
@@ -11,6 +13,10 @@ end
 function request()
    count = count + 1
    local number = math.random(0, devices - 1)
+   local name = string.format("00000000-0000-0000-0000-%012x", number)
+   if tag ~= "" then
+      return wrk.format("GET", nil, {["x-bench"] = name, ["if-none-match"] = tag})
+   end
    local known = ""
    if trusted[number] then
       known = string.format(',"director_version":%d', trusted[number])
@@ -18,7 +24,7 @@ function request()
    local body = string.format(
       '{"v":1,"nonce":"%032x","version":"1.0","sequence_number":1,"image_digest":"","boot_id":"a",' ..
       '"attributes":{},"methods":["whole/1"],"agent_level":1%s}', count, known)
-   return wrk.format("POST", nil, {["x-bench"] = number}, body)
+   return wrk.format("POST", nil, {["x-bench"] = name}, body)
 end
 
 function remember(status, headers, body)

@@ -21,7 +21,7 @@ import uvicorn
 
 from firmament.core.clock import SystemClock
 
-KEYID = b"0" * 64
+KEYID = "0" * 64
 
 
 async def hello(scope, receive, send):
@@ -74,19 +74,38 @@ class WithoutSigner:
         await parts.database.end()
 
 
-def as_peer(inner):
+def identity_of(device: bytes):
+    """Return who a device of the made fleet is (harness.py)."""
     from firmament.server.authority import PeerIdentity
 
+    name = device.decode()
+    return PeerIdentity(name, f"{KEYID}{int(name[-12:], 16)}")
+
+
+def as_peer(inner):
     async def application(scope, receive, send):
         for name, value in scope["headers"]:
             if name == b"x-bench":
-                number = int(value)
-                identity = f"{number >> 96:08x}-{number >> 80 & 65535:04x}-{number >> 64 & 65535:04x}"
-                identity += f"-{number >> 48 & 65535:04x}-{number & (1 << 48) - 1:012x}"
-                scope["state"]["peer"] = PeerIdentity(identity, (KEYID + value).decode())
+                scope["state"]["peer"] = identity_of(value)
         await inner(scope, receive, send)
 
     return application
+
+
+def connection_of(application):
+    """Return the server's connection, that takes a header's word for whose it is."""
+    from firmament.server.http.connection import DeviceConnection
+
+    class Named(DeviceConnection):
+        short = application.short
+
+        def on_headers_complete(self) -> None:
+            for name, value in self.headers:
+                if name == b"x-bench":
+                    self.scope["state"]["peer"] = identity_of(value)
+            super().on_headers_complete()
+
+    return Named
 
 
 def one_query_each(database, target) -> None:
@@ -133,7 +152,6 @@ def ours(options, listener) -> None:
     from firmament.server.database.opening import open_database
     from firmament.server.database.target import PostgresTarget
     from firmament.server.http import app
-    from firmament.server.http.connection import DeviceConnection
     from firmament.server.layout import Layout
     from firmament.server.leader import Leadership
     from firmament.server.payloads.store import ServerDisk
@@ -165,9 +183,10 @@ def ours(options, listener) -> None:
     front = app.make_front(
         ServerDisk(), layout, settings, app.load_certificate(ServerDisk(), layout.device_ca / "ca.pem"), SystemClock()
     )
+    application = app.Application(parts, None, front)
     config = uvicorn.Config(
-        as_peer(app.Application(parts, None, front)),
-        http=DeviceConnection,
+        application,
+        http=connection_of(application),
         ws="none",
         loop="uvloop",
         lifespan="off",

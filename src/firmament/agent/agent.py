@@ -312,13 +312,13 @@ class Agent:
 
     def _poll_quietly(self) -> None:
         try:
-            self._poll()
+            self._poll(in_full=False)
         except FirmamentError as error:
             self._say_trouble(error, self._contact.poll_at_s - self._now_s())
 
-    def _poll(self) -> None:
+    def _poll(self, *, in_full: bool = True) -> None:
         try:
-            self._contact.poll()
+            self._contact.poll(in_full=in_full)
         except (TrustError, ApplicabilityError):
             self._settle()
             raise

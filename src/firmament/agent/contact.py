@@ -7,6 +7,7 @@ begun again; a person assigns the release anew, which makes a new attempt.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,18 @@ if TYPE_CHECKING:
 log = logger("agent.contact")
 
 
+@dataclass(frozen=True, slots=True)
+class _Quiet:
+    """A signed "nothing to do", while the server need not sign another one."""
+
+    tag: str
+    told: Running
+    """What the device told of itself to get it."""
+    poll_after_s: int
+    until_s: float
+    """Monotonic; from then on the device wants it signed."""
+
+
 class Contact:
     """Polls and delivers; `poll_at_s` and `send_at_s` (monotonic) say when it is time again."""
 
@@ -44,6 +57,7 @@ class Contact:
         self._poll_failures = 0
         self._send_failures = 0
         self._consent_failures = 0
+        self._quiet: _Quiet | None = None
         self.consents_at_s = 0.0
         self.poll_at_s = 0.0
         self.send_at_s = 0.0
@@ -63,22 +77,43 @@ class Contact:
         if not self._poll_failures:
             self.poll_at_s = min(self.poll_at_s, at_s)
 
-    def poll(self) -> None:
+    def poll(self, *, in_full: bool = True) -> None:
         """Ask the server and take up, go on with, or give up what it names.
 
-        Raises TransferError, or why what is named is refused; a refusal that names an attempt is
-        recorded first. Every failure sets the next poll later.
+        Unless `in_full`, a server that says that nothing changed since its last signed "nothing to
+        do" is not asked for another one yet (ADR-0036). Raises TransferError, or why what is named
+        is refused; a refusal that names an attempt is recorded first. Every failure sets the next
+        poll later.
         """
         try:
-            answer = self._ask()
+            quiet = None if in_full else self._still_quiet()
+            answer = self._ask() if quiet is None else None
         except FirmamentError:
             self._poll_failures += 1
             self.poll_at_s = self._now_s() + backoff_s(self._poll_failures, self._parts.chance)
             raise
         self._poll_failures = 0
-        self.poll_at_s = self._now_s() + next_poll_s(self._parts.policy, answer.poll_after_s, self._parts.chance)
+        wish_s = answer.poll_after_s if answer is not None else quiet.poll_after_s if quiet is not None else 0
+        self.poll_at_s = self._now_s() + next_poll_s(self._parts.policy, wish_s, self._parts.chance)
+        if answer is None:
+            log.info("poll.unchanged")
+            return
         log.info("poll.answered", offered=answer.offer.manifest.release_id if answer.offer else None)
         self._take_up(answer.offer)
+
+    def _still_quiet(self) -> _Quiet | None:
+        """Return the last "nothing to do" if the server says that it still holds, None if a poll is due."""
+        quiet, self._quiet = self._quiet, None
+        if (
+            quiet is None
+            or self._now_s() >= quiet.until_s
+            or self._ledger.state is not State.IDLE
+            or quiet.told != self._running()
+            or not self._parts.link.is_unchanged(quiet.tag)
+        ):
+            return None
+        self._quiet = quiet
+        return quiet
 
     def carry(self, parcel: Path) -> None:
         """Take up what a parcel names, as a poll would; or go on from it with the attempt in hand.
@@ -121,8 +156,9 @@ class Contact:
         )
 
     def _ask(self) -> Answer:
+        self._quiet, running = None, self._running()
         try:
-            answer = self._parts.link.poll(self._running())
+            answer = self._parts.link.poll(running)
         except (TrustError, ApplicabilityError) as error:
             self._refuse(error, str(error.facts.get("attempt_id", "")))
             raise
@@ -132,6 +168,9 @@ class Contact:
             except ApplicabilityError as error:
                 self._refuse(error, answer.offer.attempt_id)
                 raise
+        elif answer.tag:
+            until_s = self._now_s() + self._parts.policy.full_poll_s
+            self._quiet = _Quiet(answer.tag, running, answer.poll_after_s, until_s)
         return answer
 
     def _take_up(self, offer: Offer | None, *, parcel: str = "") -> None:

@@ -53,6 +53,8 @@ MAX_PROBLEM_LENGTH_BYTES: Final = 16 * 1024
 MAX_HOSTS: Final = 8
 SUCCESS: Final = range(200, 300)
 REDIRECTION: Final = range(300, 400)
+NOT_MODIFIED: Final = 304
+"""It redirects nowhere; to who did not ask for it it is an error like any status (`require_success`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,7 +330,7 @@ def read_body(response: Response, *, limit_bytes: int, url: str) -> bytes:
 
 
 def _require_plain(response: Response, url: str) -> None:
-    if response.status in REDIRECTION:
+    if response.status in REDIRECTION and response.status != NOT_MODIFIED:
         location = response.headers.get("location", "")[:256]
         raise RedirectError("The server redirects", url=url, status=response.status, location=location)
     encoding = response.headers.get("content-encoding", "identity").strip().lower()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from firmament.agent.fetch import read_body, require_success
+from firmament.agent.fetch import NOT_MODIFIED, read_body, require_success
 from firmament.agent.ports import Answer, Offer
 from firmament.agent.resume import BACK_OFF_S, TransportSource
 from firmament.agent.sources import (
@@ -151,7 +151,7 @@ class ServerLink:
         )
         issued_at, assignment = verify_director(director, nonce=nonce, device_id=self.relation.device_id)
         if assignment is None:
-            return Answer(None, reply.poll_after_s, issued_at)
+            return Answer(None, reply.poll_after_s, issued_at, reply.tag)
         values = self.floors.load()
         image = TrustedClient(
             disk=self.disk,
@@ -166,6 +166,12 @@ class ServerLink:
         release = verify_image(image, assignment, device=self._device(running, values))
         offer = Offer.of(assignment, release, issued_at)
         return Answer(offer, reply.poll_after_s, issued_at)
+
+    def is_unchanged(self, tag: str) -> bool:
+        """See `ports.Link`; the connection is done with at once, whatever comes."""
+        response = self.transport.request("GET", self._url(paths.POLL), headers={"If-None-Match": f'"{tag}"'})
+        response.close()
+        return response.status == NOT_MODIFIED
 
     def carry(self, parcel: Path, running: Running) -> Answer:
         """See `ports.Link`."""

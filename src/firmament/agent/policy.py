@@ -35,6 +35,8 @@ MIN_POLL_INTERVAL_S: Final = 10
 MAX_POLL_INTERVAL_S: Final = 7 * 86_400
 # TUF timestamps are renewed daily (trust.md §3.1); a device silent for a week looks lost.
 DEFAULT_POLL_INTERVAL_S: Final = 3600
+DEFAULT_FULL_POLL_S: Final = 6 * 3600
+# As long as a signed answer is good for at the very least is twice that (ADR-0033).
 POLL_JITTER: Final = 0.1
 # Of the interval, both ways: 100 000 devices that started together are spread over 12 minutes per
 # hourly round, and more each round.
@@ -114,6 +116,8 @@ class Policy:
     poll_interval_s: int = DEFAULT_POLL_INTERVAL_S
     first_poll_within_s: int = 30
     """A fleet that gets its power back at one moment spreads its first polls over this."""
+    full_poll_s: int = DEFAULT_FULL_POLL_S
+    """How long a server's unsigned word may put off the next poll with a signed answer; 0: never."""
     min_battery_percent: int = 0
     battery_file: Path | None = None
     """E.g. ``/sys/class/power_supply/BAT0/capacity``; None: there is no battery to run down."""
@@ -166,6 +170,7 @@ class Policy:
                 default=DEFAULT_POLL_INTERVAL_S,
             ),
             first_poll_within_s=fields.integer("first_poll_within_s", maximum=86_400, default=30),
+            full_poll_s=fields.integer("full_poll_s", maximum=86_400, default=DEFAULT_FULL_POLL_S),
             min_battery_percent=fields.integer("min_battery_percent", maximum=100, default=0),
             battery_file=_path(fields, "battery_file"),
             power_file=_path(fields, "power_file"),

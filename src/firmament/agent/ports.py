@@ -129,6 +129,8 @@ class Answer:
     offer: Offer | None
     poll_after_s: int
     issued_at: datetime
+    tag: str = ""
+    """With no offer: what `Link.is_unchanged` may ask by; empty if the server does not know that."""
 
 
 class Link(Protocol):
@@ -139,6 +141,14 @@ class Link(Protocol):
 
         An error that concerns an attempt carries its id in `facts["attempt_id"]`, so that the
         refusal can be reported.
+        """
+        ...
+
+    def is_unchanged(self, tag: str) -> bool:
+        """Ask whether a poll would say "nothing to do" again, as the answer with this tag did.
+
+        Nobody signs what this says: it may put a poll off for a while, and do nothing else. Raises
+        TransferError when no server can be reached; whatever it does not understand is a "no".
         """
         ...
 

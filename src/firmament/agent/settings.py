@@ -124,6 +124,9 @@ SETTINGS: Final = (
     Setting("policy", "poll_interval_s", "integer", "3600",
             "Between two polls when the server has no wish.", "seconds"),
     Setting("policy", "first_poll_within_s", "integer", "30", "Chance delay before the first poll.", "seconds"),
+    Setting("policy", "full_poll_s", "integer", "21600",
+            "A poll with a signed answer at least so often; between, the device may only ask whether anything changed. "
+            "0: every poll.", "seconds"),
     Setting("policy", "min_battery_percent", "integer", "0", "Below it nothing is installed.", "percent"),
     Setting("policy", "battery_file", "path", "none", "E.g. `/sys/class/power_supply/BAT0/capacity`."),
     Setting("policy", "power_file", "path", "none", "E.g. `/sys/class/power_supply/AC/online`."),

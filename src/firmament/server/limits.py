@@ -33,16 +33,21 @@ class TokenBuckets:
 
         `now_s` is monotonic time; a step back counts as standing still.
         """
-        level, at_s = self._buckets.pop(key, (self._burst, now_s))
-        level = min(self._burst, level + max(0.0, now_s - at_s) * self._rate_per_s)
+        burst, buckets = self._burst, self._buckets
+        level, at_s = buckets.pop(key, (burst, now_s))
+        # Not min and max: every request of every device comes through here, twice.
+        if now_s > at_s:
+            level += (now_s - at_s) * self._rate_per_s
+            level = burst if level > burst else level  # noqa: FURB136
+            at_s = now_s
         wait_s = 0.0
         if level >= 1.0:
             level -= 1.0
         else:
             wait_s = (1.0 - level) / self._rate_per_s
-        self._buckets[key] = (level, max(now_s, at_s))
-        if len(self._buckets) > self._max_keys:
-            self._buckets.popitem(last=False)
+        buckets[key] = (level, at_s)
+        if len(buckets) > self._max_keys:
+            buckets.popitem(last=False)
         return wait_s
 
     def require(self, key: str, now_s: float, *, what: str) -> None:

@@ -40,6 +40,9 @@ MAX_ATTRIBUTES: Final = 64
 MAX_REPORTS: Final = 32
 MAX_LOG_LINES: Final = 20
 MAX_CONSENT_EVENTS: Final = 32
+MAX_TAG_LENGTH: Final = 64
+_TAG: Final = re.compile(r"[0-9A-Za-z._-]*")
+"""It goes into a header as it is."""
 _VERSION_OR_NONE: Final = re.compile(f"(?:{VERSION.pattern})?")
 
 
@@ -177,6 +180,8 @@ class PollReply:
     targets: str
     poll_after_s: int
     """When the server would like the next poll; the device adds jitter and keeps its own bounds."""
+    tag: str = ""
+    """If there is nothing to do: for conditional polls until that changes (ADR-0036); empty if there is none."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -185,13 +190,15 @@ class PollReply:
             "snapshot": self.snapshot,
             "targets": self.targets,
             "poll_after_s": self.poll_after_s,
+            **({"tag": self.tag} if self.tag else {}),
         }
 
     def encode(self) -> bytes:
         """Return `to_json` as JSON; the server writes one for each poll."""
+        tag = f',"tag":{_quoted(self.tag)}' if self.tag else ""
         return (
             f'{{"v":{PROTOCOL_VERSION},"timestamp":{_quoted(self.timestamp)},"snapshot":{_quoted(self.snapshot)},'
-            f'"targets":{_quoted(self.targets)},"poll_after_s":{self.poll_after_s}}}'
+            f'"targets":{_quoted(self.targets)},"poll_after_s":{self.poll_after_s}{tag}}}'
         ).encode()
 
 
@@ -205,6 +212,7 @@ def decode_poll_reply(data: bytes) -> PollReply:
         snapshot=fields.text("snapshot", max_length=64 * 1024),
         targets=fields.text("targets", max_length=512 * 1024),
         poll_after_s=fields.integer("poll_after_s", maximum=7 * 86_400, default=0),
+        tag=fields.text("tag", max_length=MAX_TAG_LENGTH, pattern=_TAG, default=""),
     )
 
 

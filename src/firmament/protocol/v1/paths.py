@@ -7,7 +7,7 @@ from typing import Final
 ENROL: Final = "/v1/enrol"
 """POST EnrolRequest -> EnrolReply; TLS without client certificate, one-time token."""
 POLL: Final = "/v1/poll"
-"""POST PollRequest -> PollReply; mTLS."""
+"""POST PollRequest -> PollReply; GET with If-None-Match -> 304 while nothing changed; mTLS."""
 REPORT: Final = "/v1/report"
 """POST ReportBatch -> ReportReply; mTLS, and each report is signed."""
 CONSENT: Final = "/v1/consent"

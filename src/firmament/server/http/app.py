@@ -85,6 +85,7 @@ if TYPE_CHECKING:
     from firmament.server.database.target import Target
     from firmament.server.http.front import Front
     from firmament.server.http.messages import AsgiScope, Receive, Send
+    from firmament.server.http.short import Short
     from firmament.server.layout import Layout
     from firmament.server.settings import ServerSettings
 
@@ -181,6 +182,7 @@ class Server:
             config.ssl = context
             DeviceConnection.head_deadline_s = settings.header_deadline_s
             DeviceConnection.max_connections = settings.max_connections
+            DeviceConnection.short = application.short
             quiet_uvicorn()
             server = _UvicornServer(config, self, parts, on_ready, application.pages)
             server.run(sockets=[listener])
@@ -450,9 +452,14 @@ class Application:
             max_per_peer=settings.max_downloads_per_device,
             min_rate_bytes_per_s=settings.min_download_bytes_per_s,
         )
-        self._devices = DeviceApi(parts, downloads)
+        self._devices = DeviceApi(parts, downloads, front)
         self.operators = Once(make_operator_app(parts), parts)
         self.pages = make_pages(self.operators) if make_pages is not None else None
+
+    @property
+    def short(self) -> Short:
+        """Who answers conditional polls."""
+        return self._devices.conditional
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """Dispatch one request."""

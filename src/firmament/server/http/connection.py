@@ -9,10 +9,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
 from firmament.server.authority import peer_identity
 from firmament.server.http.messages import IS_WHOLE
+from firmament.server.http.short import ShortConnection
 
 if TYPE_CHECKING:
     import asyncio
@@ -26,7 +25,7 @@ GOODBYE_S: Final = 0.1
 _TOO_LONG: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
-class DeviceConnection(HttpToolsProtocol):
+class DeviceConnection(ShortConnection):
     """One connection of a device or an operator."""
 
     head_deadline_s: ClassVar[float] = 15.0

@@ -38,6 +38,7 @@ from firmament.server.consent import answers
 from firmament.server.consent.rules import asked_at_least
 from firmament.server.device_link import Intervals, Session
 from firmament.server.events import Event
+from firmament.server.http.conditional import ConditionalPolls
 from firmament.server.http.downloads import IMMUTABLE, NO_CACHE, CutOffError
 from firmament.server.http.messages import (
     GoneError,
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from firmament.server.authority import PeerIdentity
     from firmament.server.device_link import Reply
     from firmament.server.http.downloads import Downloads
+    from firmament.server.http.front import Front
     from firmament.server.http.messages import AsgiScope, Receive, Send
     from firmament.server.inventory.model import Device
     from firmament.server.parts import Parts
@@ -102,12 +104,13 @@ class _Exchange:
 class DeviceApi:
     """Everything below ``/v1/``."""
 
-    def __init__(self, parts: Parts, downloads: Downloads) -> None:
+    def __init__(self, parts: Parts, downloads: Downloads, front: Front | None = None) -> None:
         self._parts = parts
         self._downloads = downloads
         self._intervals = Intervals(parts.settings.poll_interval_s, parts.settings.poll_interval_active_s)
         self._snapshots = Snapshots(parts.director_keys.snapshot)
         self._last_said = LastSaid()
+        self.conditional = ConditionalPolls(parts, front)
         self._posts: Mapping[str, Callable[[_Exchange], Awaitable[None]]] = {
             paths.POLL: self._poll,
             paths.REPORT: self._report,
@@ -117,6 +120,9 @@ class DeviceApi:
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        if scope["method"] == "GET" and scope["path"] == paths.POLL:
+            await answer(send, *await self.conditional.answer(scope))
+            return
         client = scope.get("client")
         exchange = _Exchange(scope, receive, send, new_request_id(), client[0] if client else "")
         started_s = self._parts.clock.monotonic_s()
@@ -280,6 +286,8 @@ class DeviceApi:
                 lambda connection: attempts.carry_out(connection, scope, device, changes, now)
             )
         signed = await self._sign(device, poll, reply, self._with_keys(device, reply, openable), now)
+        if session.attempt is None and not self._may_begin(session, poll, now):
+            signed = replace(signed, tag=self.conditional.tag)
         exchange.status = 200
         await answer_encoded(exchange.send, 200, signed.encode(), request_id=exchange.request_id)
 
@@ -337,12 +345,8 @@ class DeviceApi:
 
     async def _offered(self, session: Session, poll: PollRequest, now: datetime) -> Session:
         """Let the rollout that wants this device start it, if it may; then there is an open attempt."""
-        device, target = session.device, session.target
-        if target is None or session.attempt is not None:
-            return session
-        if not self._parts.board.may_begin(
-            target, sequence_number=poll.sequence_number, attributes=device.attributes, now=now
-        ):
+        device = session.device
+        if session.attempt is not None or not self._may_begin(session, poll, now):
             return session
         facts = offers.describe(device, poll)
         has_begun = await self._parts.database.submit(
@@ -350,6 +354,11 @@ class DeviceApi:
         )
         found = await self._parts.link_reader.find(device.device_id) if has_begun else None
         return session if found is None else Session(*found)
+
+    def _may_begin(self, session: Session, poll: PollRequest, now: datetime) -> bool:
+        return session.target is not None and self._parts.board.may_begin(
+            session.target, sequence_number=poll.sequence_number, attributes=session.device.attributes, now=now
+        )
 
     async def _asked_at_least(self, session: Session, now: datetime) -> Mode:
         """Return what operators ask of the device at least, while its answer still matters."""

@@ -26,6 +26,7 @@ JSON: Final = (b"content-type", b"application/json")
 PROBLEM: Final = (b"content-type", b"application/problem+json")
 NO_STORE: Final = (b"cache-control", b"no-store")
 CLOSE: Final = (b"connection", b"close")
+_NOT_MODIFIED: Final = 304
 IS_WHOLE: Final = "is_whole"
 """In a request's state: its whole body has arrived (connection.py)."""
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
@@ -91,8 +92,9 @@ async def _read(receive: Receive, limit_bytes: int) -> bytes:
 
 async def answer(send: Send, status: int, headers: Headers, body: bytes = b"") -> None:
     """Send a whole answer."""
-    length = (b"content-length", str(len(body)).encode())
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    if status != _NOT_MODIFIED:  # it would tell the length of what it does not say again (RFC 9110 §8.6)
+        headers = [*headers, (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 

@@ -34,6 +34,15 @@ LEFT JOIN release r ON r.id = a.release_id AND r.withdrawn_at IS NULL
 WHERE d.uid = ?
 """
 """The poll's one read: four look-ups by key (stack.md §3)."""
+GLANCE_QUERY: Final = """
+SELECT d.uid AS look_up_key, d.id, d.identity_keyid, d.disabled, d.sequence_number, d.attributes,
+       a.id AS attempt_row, t.rollout_id, t.wave, t.status, t.not_before
+FROM device d
+LEFT JOIN attempt a ON a.device_id = d.id AND a.active = 1
+LEFT JOIN rollout_target t ON t.device_id = d.id AND t.active = 1
+WHERE d.uid = ?
+"""
+"""The same tables as the poll's, for one that only asks whether there is anything (ADR-0036)."""
 
 ATTEMPT_QUERY: Final = """
 SELECT a.uid AS look_up_key,
