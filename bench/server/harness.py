@@ -31,7 +31,10 @@ CONNECTIONS = 32
 
 @dataclasses.dataclass(slots=True)
 class Line:
-    """One line of the table. `ratio` is ours through the baseline's; `holds` says whether the bar is met."""
+    """One line of the table. `ratio` is ours through the baseline's; `holds` says whether the bar is met.
+
+    A line without a bar is shown for what it costs; its `holds` is None.
+    """
 
     row: str
     what: str
@@ -39,7 +42,7 @@ class Line:
     baseline: str
     ratio: float | None
     bar: str
-    holds: bool
+    holds: bool | None
 
 
 def at_most(row: str, what: str, ours: float, baseline: float, bar: float, *, unit: str, name: str) -> Line:
@@ -52,6 +55,11 @@ def at_least(row: str, what: str, ours: float, baseline: float, bar: float, *, u
     """Make a line whose ratio may not be below the bar."""
     ratio = ours / baseline
     return Line(row, what, f"{ours:.3g} {unit}", f"{name}: {baseline:.3g} {unit}", ratio, f">= {bar:g} x", ratio >= bar)
+
+
+def shown(row: str, what: str, ours: float, baseline: float, *, unit: str, name: str) -> Line:
+    """Make a line without a bar."""
+    return Line(row, what, f"{ours:.3g} {unit}", f"{name}: {baseline:.3g} {unit}", ours / baseline, "", None)
 
 
 def limit(row: str, what: str, ours: float, bar: float, *, unit: str) -> Line:
@@ -231,7 +239,7 @@ def device_row(number: int) -> tuple:
     # The wrap key is short here: a poll does not read it.
     key = number.to_bytes(8, "big")
     return (
-        number + 1, 1, device_id(number), 1, "rpi4", "", f"{KEYID}{number}", b"\0", key,
+        number + 1, 1, device_id(number), 1, "rpi4", "", KEYID + device_id(number)[-12:], b"\0", key,
         number * 7919 % 10_000, 0, "1.0", 1, "a",
     )  # fmt: skip
 

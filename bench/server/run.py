@@ -92,8 +92,9 @@ def measure(place: Path, scale: Scale, rows: set[str]) -> tuple[list[Line], str,
 
 def say(line: Line) -> None:
     ratio = "" if line.ratio is None else f"{line.ratio:.3g} x"
-    state = "holds" if line.holds else "RED"
-    print(f"{line.row:>2} {state:5} {line.what}: {line.ours}; {line.baseline}; {ratio} (bar {line.bar})", flush=True)
+    state = "" if line.holds is None else "holds" if line.holds else "RED"
+    bar = f" (bar {line.bar})" if line.bar else ""
+    print(f"{line.row:>2} {state:5} {line.what}: {line.ours}; {line.baseline}; {ratio}{bar}", flush=True)
 
 
 def table(lines: list[Line]) -> str:
@@ -101,7 +102,7 @@ def table(lines: list[Line]) -> str:
     text = ["| row | what | ours | baseline | ratio | bar | holds |", "|---|---|---|---|---|---|---|"]
     for line in lines:
         ratio = "" if line.ratio is None else f"{line.ratio:.2f}" if line.ratio >= 0.01 else f"{line.ratio:.1e}"
-        holds = "yes" if line.holds else "**no**"
+        holds = "" if line.holds is None else "yes" if line.holds else "**no**"
         text.append(f"| {line.row} | {line.what} | {line.ours} | {line.baseline} | {ratio} | {line.bar} | {holds} |")
     return "\n".join(text)
 
@@ -145,8 +146,8 @@ def main() -> int:
         Path(place).chmod(0o755)  # PostgreSQL and nginx are not root
         lines, parts, failed = measure(Path(place), scale, set(options.rows.split(",")))
     lasted_s = time.monotonic() - started_s
-    held = sum(line.holds for line in lines)
-    print(f"{held} of {len(lines)} bars hold; {lasted_s:.0f} s on {machine()}")
+    barred = [line.holds for line in lines if line.holds is not None]
+    print(f"{sum(barred)} of {len(barred)} bars hold; {lasted_s:.0f} s on {machine()}")
     if options.json:
         options.json.write_text(json.dumps([dataclasses.asdict(line) for line in lines], indent=1) + "\n")
     if options.report:

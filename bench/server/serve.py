@@ -3,7 +3,6 @@
 hello     the least that uvicorn can do: read the body, answer five bytes
 fastapi   an empty FastAPI route on the same uvicorn
 poll      the whole server; who the peer is comes from a header instead of its certificate
-unsigned  the same, with one answer signed in advance, to show what signing costs
 single    the same on PostgreSQL, with a query of its own for each poll
 accel     hands downloads to nginx
 """
@@ -74,19 +73,21 @@ class WithoutSigner:
         await parts.database.end()
 
 
-def identity_of(device: bytes):
-    """Return who a device of the made fleet is (harness.py)."""
-    from firmament.server.authority import PeerIdentity
+class Named:
+    """Stands for a `PeerIdentity`, which the server makes once for a connection and not for each request."""
 
-    name = device.decode()
-    return PeerIdentity(name, f"{KEYID}{int(name[-12:], 16)}")
+    __slots__ = ("device_id", "keyid")
+
+    def __init__(self, device: bytes) -> None:
+        self.device_id = device.decode()
+        self.keyid = KEYID + self.device_id[-12:]
 
 
 def as_peer(inner):
     async def application(scope, receive, send):
         for name, value in scope["headers"]:
             if name == b"x-bench":
-                scope["state"]["peer"] = identity_of(value)
+                scope["state"]["peer"] = Named(value)
         await inner(scope, receive, send)
 
     return application
@@ -96,16 +97,16 @@ def connection_of(application):
     """Return the server's connection, that takes a header's word for whose it is."""
     from firmament.server.http.connection import DeviceConnection
 
-    class Named(DeviceConnection):
+    class BenchConnection(DeviceConnection):
         short = application.short
 
         def on_headers_complete(self) -> None:
             for name, value in self.headers:
                 if name == b"x-bench":
-                    self.scope["state"]["peer"] = identity_of(value)
+                    self.scope["state"]["peer"] = Named(value)
             super().on_headers_complete()
 
-    return Named
+    return BenchConnection
 
 
 def one_query_each(database, target) -> None:
@@ -123,21 +124,6 @@ def one_query_each(database, target) -> None:
         return await (await asyncio.shield(pool)).fetchrow(query.replace("?", "$1"), key)
 
     database.look_up = look_up
-
-
-def sign_in_advance(parts) -> None:
-    from firmament.server.http import device_api
-
-    constant = device_api.make_reply(
-        parts.director_keys,
-        device_id="00000000-0000-0000-0000-000000000000",
-        nonce=bytes(16),
-        assignment=None,
-        now=SystemClock().now(),
-        version=1,
-        poll_after_s=1800,
-    )
-    device_api.make_reply = device_api.say_nothing_to_do = lambda *_, **__: constant
 
 
 def behind_nginx(layout, options) -> dict[str, str]:
@@ -178,8 +164,6 @@ def ours(options, listener) -> None:
     parts = server._parts(ServerDisk(), None, database, Leadership(None, SystemClock(), "measured"), options["port"])
     if options["kind"] == "single":
         one_query_each(database, target)
-    if options["kind"] == "unsigned":
-        sign_in_advance(parts)
     front = app.make_front(
         ServerDisk(), layout, settings, app.load_certificate(ServerDisk(), layout.device_ca / "ca.pem"), SystemClock()
     )

@@ -20,10 +20,12 @@ from firmament.server.attempts.machine import AttemptState
 from firmament.server.attempts.model import OpenAttempt
 from firmament.server.database.opening import command_database
 from firmament.server.device_link import Intervals, Session
+from firmament.server.http.conditional import has_nothing_to_do
 from firmament.server.inventory.model import Device
 from firmament.server.inventory.service import BUCKETS
-from firmament.server.inventory.store import ATTEMPT_QUERY, LINK_QUERY, decode_manifest
+from firmament.server.inventory.store import ATTEMPT_QUERY, GLANCE_QUERY, LINK_QUERY, decode_manifest
 from firmament.server.rollouts import actions, facts, loops, offers, permitted, reasons, service, store, view, why
+from firmament.server.rollouts.board import Board
 from firmament.server.rollouts.model import Policy
 from firmament.server.scope import Role, Scope, of_device
 
@@ -195,6 +197,13 @@ class RolloutWorld:
             row["takes_back"],
         )
 
+    def would_hear_nothing(self, device):
+        """Whether the server would say that nothing changed, to a device that asks no more than that."""
+        board = Board()
+        board.refresh(self.db)
+        _, _, _, _, *row = self.db.execute(GLANCE_QUERY, (device.device_id,)).fetchone()
+        return has_nothing_to_do(*row, board=board, now=self.now)
+
     def poll(self, device, **changes):
         """Poll as a device; return the attempt that the director names, None when there is none."""
         given = {
@@ -206,6 +215,9 @@ class RolloutWorld:
         }
         poll = PollRequest(**{**given, **changes})
         session = self._session(device)
+        told = (poll.sequence_number, canonical.encode(poll.attributes).decode())
+        is_same = told == (session.device.sequence_number, session.device.attributes)
+        is_quiet = is_same and self.would_hear_nothing(device)
         is_idle = session.attempt is None
         self.submit(
             lambda connection: seen.write_seen(
@@ -231,6 +243,7 @@ class RolloutWorld:
             )
         )
         named = reply.assignment
+        assert named is None or not is_quiet, "a device that only asked whether anything changed would not have polled"
         device.attempt_id = named.attempt_id if named is not None else None
         device.takes_back = named.takes_back if named is not None else None
         return named

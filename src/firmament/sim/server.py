@@ -7,7 +7,7 @@ server stores reports as the real one does: each number once, only with a valid 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -53,6 +53,7 @@ HARDWARE: Final = "sim1"
 OK: Final = 200
 PARTIAL: Final = 206
 NOT_FOUND: Final = 404
+NOT_MODIFIED: Final = 304
 LIFETIME: Final = timedelta(days=365)
 PARCEL_ID: Final = "5eed5eed-0000-4000-8000-000000000001"
 PARCEL_LIFETIME: Final = timedelta(days=14)
@@ -194,6 +195,10 @@ class SimServer:
     """Servers before consent events answer 404."""
     requests: list[str] = field(default_factory=list)
     is_reachable: bool = True
+    tag: str = "sim-1"
+    """Of "nothing to do"; servers before conditional polls have none."""
+    says_nothing_changed: bool = False
+    """Whether it lies to those who only ask."""
     hears_only: bool = False
     """Takes reports and answers nothing else: what is installed was carried there by hand."""
 
@@ -306,6 +311,8 @@ class SimServer:
         self.requests.append(f"{method} {path}")
         if (method, path) == ("POST", paths.POLL):
             return self._json(self._poll(body or b""))
+        if (method, path) == ("GET", paths.POLL):
+            return self._glance((headers or {}).get("If-None-Match", ""))
         if (method, path) == ("POST", paths.REPORT):
             return self._json(self._report(body or b""))
         if (method, path) == ("POST", paths.CONSENT) and self.knows_consent:
@@ -316,6 +323,11 @@ class SimServer:
         if method == "GET" and path == f"{paths.DIRECTOR_METADATA}1.root.json":
             return self._file(self.director_root, "")
         return SimResponse(NOT_FOUND, {"content-length": "0"}, b"", self.chunk_bytes)
+
+    def _glance(self, tag: str) -> SimResponse:
+        if tag == f'"{self.tag}"' and (self.assignment is None or self.says_nothing_changed):
+            return SimResponse(NOT_MODIFIED, {}, b"", self.chunk_bytes)
+        return self._json({"v": 1})
 
     def _poll(self, body: bytes) -> dict[str, Any]:
         question = decode_poll_request(body)
@@ -329,6 +341,8 @@ class SimServer:
             version=int(self.clock.now().timestamp()) + self._polls,
             poll_after_s=0,
         )
+        if self.assignment is None:
+            reply = replace(reply, tag=self.tag)
         return reply.to_json()
 
     def _report(self, body: bytes) -> dict[str, Any]:

@@ -23,12 +23,14 @@ from firmament.server.rollouts.machine import TargetStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from firmament.server.authority import PeerIdentity
     from firmament.server.http.front import Front
     from firmament.server.http.messages import AsgiScope
     from firmament.server.http.short import Answer
     from firmament.server.parts import Parts
+    from firmament.server.rollouts.board import Board
 
 log = logger("server.device-api")
 
@@ -80,7 +82,7 @@ class ConditionalPolls:
     def _judge(self, scope: AsgiScope, peer: PeerIdentity, address: str, row: Any) -> Answer:
         if row is None:
             raise UnauthenticatedError("This device is not enrolled here", device_id=peer.device_id)
-        _, row_id, keyid, is_disabled, sequence_number, attributes, attempt, rollout, wave, status, not_before = row
+        _, row_id, keyid, is_disabled, attempt, *rest = row
         if keyid != peer.keyid:
             raise ForbiddenError("The certificate is for another key than was enrolled", device_id=peer.device_id)
         if is_disabled:
@@ -88,16 +90,8 @@ class ConditionalPolls:
         parts = self._parts
         now = parts.clock.now()
         parts.last_seen.note(row_id, int(now.timestamp()), address, is_idle_poll=attempt is None)
-        if attempt is not None or header(scope, b"if-none-match") != self._quoted:
-            return _CHANGED
-        if rollout is not None and parts.board.may_begin(
-            PendingTarget(rollout, wave, TargetStatus(status), not_before),
-            sequence_number=sequence_number,
-            attributes=attributes,
-            now=now,
-        ):
-            return _CHANGED
-        return _UNCHANGED
+        is_same = header(scope, b"if-none-match") == self._quoted
+        return _UNCHANGED if is_same and has_nothing_to_do(attempt, *rest, board=parts.board, now=now) else _CHANGED
 
     def _refusal(self, scope: AsgiScope, error: FirmamentError) -> Answer:
         request_id = new_request_id()
@@ -110,6 +104,29 @@ class ConditionalPolls:
         device_id = peer.device_id if peer is not None else ""
         address = scope["client"][0] if scope["client"] else ""
         say("request.done", method="GET", path=paths.POLL, device_id=device_id, address=address, **facts)
+
+
+def has_nothing_to_do(  # the columns of the query, in its order
+    attempt: int | None,
+    sequence_number: int,
+    attributes: str,
+    rollout: int | None,
+    wave: int,
+    status: str,
+    not_before: int,
+    *,
+    board: Board,
+    now: datetime,
+) -> bool:
+    """Whether a poll of a device with this row of `GLANCE_QUERY` would be told "nothing to do", by the board."""
+    if attempt is not None:
+        return False
+    return rollout is None or not board.may_begin(
+        PendingTarget(rollout, wave, TargetStatus(status), not_before),
+        sequence_number=sequence_number,
+        attributes=attributes,
+        now=now,
+    )
 
 
 def make_tag(parts: Parts) -> str:

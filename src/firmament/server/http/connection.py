@@ -42,6 +42,7 @@ class DeviceConnection(ShortConnection):
         self._head_bytes = 0
         self._in_head = True
         self._head_timer: asyncio.TimerHandle | None = None
+        self._head_due_s = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
         """Learn who is there; refuse when there are too many."""
@@ -52,7 +53,7 @@ class DeviceConnection(ShortConnection):
         tls = transport.get_extra_info("ssl_object")
         der = tls.getpeercert(binary_form=True) if tls is not None else None
         self.app_state = {**self.app_state, "peer": peer_identity(der) if der else None}
-        self._start_head_timer()
+        self._start_head()
 
     def data_received(self, data: bytes) -> None:
         """Count the head before the parser takes it."""
@@ -67,15 +68,14 @@ class DeviceConnection(ShortConnection):
     def on_message_begin(self) -> None:
         """Begin a head."""
         super().on_message_begin()
-        self._in_head = True
-        if self._head_timer is None:
-            self._start_head_timer()
+        if not self._in_head:  # the first begins with the connection
+            self._in_head = True
+            self._start_head()
 
     def on_headers_complete(self) -> None:
         """End a head."""
         self._in_head = False
         self._head_bytes = 0
-        self._stop_head_timer()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -85,7 +85,8 @@ class DeviceConnection(ShortConnection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the timer."""
-        self._stop_head_timer()
+        if self._head_timer is not None:
+            self._head_timer.cancel()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
@@ -94,17 +95,20 @@ class DeviceConnection(ShortConnection):
         if self.transport.is_closing():
             self.loop.call_later(GOODBYE_S, self.transport.abort)
 
-    def _start_head_timer(self) -> None:
-        self._head_timer = self.loop.call_later(self.head_deadline_s, self._head_late)
+    def _start_head(self) -> None:
+        # One timer for many heads: it looks which one it is about when it fires.
+        self._head_due_s = self.loop.time() + self.head_deadline_s
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(self.head_deadline_s, self._look_at_head)
 
-    def _stop_head_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _head_late(self) -> None:
+    def _look_at_head(self) -> None:
         self._head_timer = None
-        if not self.transport.is_closing():
+        if not self._in_head or self.transport.is_closing():
+            return
+        left_s = self._head_due_s - self.loop.time()
+        if left_s > 0:
+            self._head_timer = self.loop.call_later(left_s, self._look_at_head)
+        else:
             self.transport.close()
 
 

@@ -35,8 +35,8 @@ WHERE d.uid = ?
 """
 """The poll's one read: four look-ups by key (stack.md §3)."""
 GLANCE_QUERY: Final = """
-SELECT d.uid AS look_up_key, d.id, d.identity_keyid, d.disabled, d.sequence_number, d.attributes,
-       a.id AS attempt_row, t.rollout_id, t.wave, t.status, t.not_before
+SELECT d.uid AS look_up_key, d.id, d.identity_keyid, d.disabled, a.id AS attempt_row, d.sequence_number, d.attributes,
+       t.rollout_id, t.wave, t.status, t.not_before
 FROM device d
 LEFT JOIN attempt a ON a.device_id = d.id AND a.active = 1
 LEFT JOIN rollout_target t ON t.device_id = d.id AND t.active = 1
