@@ -1,4 +1,4 @@
-"""Polls that only ask whether anything changed, over real TLS, on both databases (ADR-0036)."""
+"""Polls that only ask whether anything changed, over real TLS, on both databases (ADR-0037)."""
 
 import socket
 import ssl

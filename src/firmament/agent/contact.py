@@ -81,7 +81,7 @@ class Contact:
         """Ask the server and take up, go on with, or give up what it names.
 
         Unless `in_full`, a server that says that nothing changed since its last signed "nothing to
-        do" is not asked for another one yet (ADR-0036). Raises TransferError, or why what is named
+        do" is not asked for another one yet (ADR-0037). Raises TransferError, or why what is named
         is refused; a refusal that names an attempt is recorded first. Every failure sets the next
         poll later.
         """

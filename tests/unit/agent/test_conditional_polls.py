@@ -1,4 +1,4 @@
-"""A device that was told "nothing to do" asks only whether anything changed, and not for ever (ADR-0036)."""
+"""A device that was told "nothing to do" asks only whether anything changed, and not for ever (ADR-0037)."""
 
 from types import SimpleNamespace
 

@@ -181,7 +181,7 @@ class PollReply:
     poll_after_s: int
     """When the server would like the next poll; the device adds jitter and keeps its own bounds."""
     tag: str = ""
-    """If there is nothing to do: for conditional polls until that changes (ADR-0036); empty if there is none."""
+    """If there is nothing to do: for conditional polls until that changes (ADR-0037); empty if there is none."""
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -1,4 +1,4 @@
-"""Polls that only ask whether anything changed: 304 while a poll would say "nothing to do" again (ADR-0036).
+"""Polls that only ask whether anything changed: 304 while a poll would say "nothing to do" again (ADR-0037).
 
 Nothing is remembered of anybody. Whether there is anything is asked of the same rows that a poll
 goes by, and the tag says under which keys and wishes the last answer was given. What the device

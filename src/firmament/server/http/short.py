@@ -1,4 +1,4 @@
-"""Conditional polls, answered by the connection itself: no task, no ASGI messages, a few bytes (ADR-0036).
+"""Conditional polls, answered by the connection itself: no task, no ASGI messages, a few bytes (ADR-0037).
 
 Most of what a small request costs a server in Python is the machinery around it. A conditional poll
 is most of what a fleet sends, has no body and a short answer. Everything else, and whatever is

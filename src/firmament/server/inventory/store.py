@@ -42,7 +42,7 @@ LEFT JOIN attempt a ON a.device_id = d.id AND a.active = 1
 LEFT JOIN rollout_target t ON t.device_id = d.id AND t.active = 1
 WHERE d.uid = ?
 """
-"""The same tables as the poll's, for one that only asks whether there is anything (ADR-0036)."""
+"""The same tables as the poll's, for one that only asks whether there is anything (ADR-0037)."""
 
 ATTEMPT_QUERY: Final = """
 SELECT a.uid AS look_up_key,
