@@ -102,7 +102,12 @@ poll_requests = st.builds(
     director_version=st.integers(0, messages.MAX_DIRECTOR_VERSION),
 )
 poll_replies = st.builds(
-    messages.PollReply, timestamp=texts, snapshot=texts, targets=texts, poll_after_s=st.integers(0, 7 * 86_400)
+    messages.PollReply,
+    timestamp=texts,
+    snapshot=texts,
+    targets=texts,
+    poll_after_s=st.integers(0, 7 * 86_400),
+    tag=st.text("09AZaz._-", max_size=64),
 )
 reports = st.builds(
     messages.Report,
