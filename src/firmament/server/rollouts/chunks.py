@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from firmament.server.database.port import Connection
     from firmament.server.rollouts.store import RolloutRecord
 
-CHUNK: Final = 5000
 OFFERS_CHUNK: Final = 500
 """Withdrawing one offer is some ten statements: 500 are a few dozen milliseconds."""
 _NOT_BEGUN: Final = (TargetStatus.OFFERED.value, TargetStatus.ASKING.value)
@@ -60,14 +59,14 @@ def withdraw_offer(  # one target, one reason
     )
 
 
-def send_back_some(connection: Connection, rollout: RolloutRecord, now: datetime) -> bool:
-    """Ask the next chunk of updated devices to go back; return whether there may be more."""
+def send_back_some(connection: Connection, rollout: RolloutRecord, now: datetime, rows: int) -> bool:
+    """Ask updated devices among the next `rows` targets to go back; return whether there may be more."""
     now_s = int(now.timestamp())
     ids = [
         row["device_id"]
         for row in connection.execute(
             "SELECT device_id FROM rollout_target WHERE rollout_id = ? AND device_id > ? ORDER BY device_id LIMIT ?",
-            (rollout.row_id, rollout.fill_cursor, CHUNK),
+            (rollout.row_id, rollout.fill_cursor, rows),
         )
     ]
     if not ids:
@@ -94,15 +93,15 @@ def send_back_some(connection: Connection, rollout: RolloutRecord, now: datetime
     return True
 
 
-def release_some(connection: Connection, rollout: RolloutRecord) -> bool:
-    """Let go of the devices an ended rollout still holds, one chunk; return whether there may be more.
+def release_some(connection: Connection, rollout: RolloutRecord, rows: int) -> bool:
+    """Let go of devices that an ended rollout still holds, among its next `rows`; return whether there may be more.
 
     Devices on the way finish, and devices that were asked to go back still do.
     """
     last = connection.execute(
         "SELECT MAX(device_id) AS last FROM (SELECT device_id FROM rollout_target WHERE rollout_id = ? "
         "AND device_id > ? ORDER BY device_id LIMIT ?) AS part",
-        (rollout.row_id, rollout.fill_cursor, CHUNK),
+        (rollout.row_id, rollout.fill_cursor, rows),
     ).fetchone()["last"]
     if last is None:
         return False

@@ -1,25 +1,23 @@
-"""Writing the targets: once, in chunks that no other writer notices, resumable at any point.
+"""Writing the targets: once, in chunks that no other writer notices, resumable at any point (ADR-0037).
 
-Step *select* inserts targets by device row, step *deal* walks them in the order of their places
-and puts each into its wave, so that every wave has exactly as many as was asked for. A place is
-the device's bucket, shuffled anew for every rollout: not always the same devices go first.
+Step *select* walks the devices in the order of their rows, and the database itself writes the
+targets of each chunk, with their waves. Step *deal* moves the few that are in another wave than
+was asked for, so that every wave has exactly as many. Counters change in the same transactions.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from firmament.core.digest import Digest
 from firmament.server.inventory.query_sql import FROM
-from firmament.server.inventory.service import BUCKETS
 from firmament.server.inventory.store import decode_manifest
+from firmament.server.rollouts.deal import LOTS, choose_moves, differences, lot_sql, thresholds
 from firmament.server.rollouts.machine import RolloutEvent, RolloutState, TargetStatus, WaveState
-from firmament.server.rollouts.model import WaveSpec, boundaries, propose_waves
-from firmament.server.rollouts.selection import select
+from firmament.server.rollouts.model import WaveSpec, propose_waves, wave_sizes
+from firmament.server.rollouts.selection import Selection, select
 from firmament.server.rollouts.stop import engine_scope
 from firmament.server.rollouts.store import RolloutRecord, by_row, move_rollout
-from firmament.server.rollouts.targets import add_count
+from firmament.server.rollouts.targets import add_count, counters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,81 +25,154 @@ if TYPE_CHECKING:
 
     from firmament.server.database.port import Connection
 
-CHUNK: Final = 5000
-"""At most 6 ms of the writer each (stack.md §3)."""
+CHUNK: Final = 2000
+"""Of late joiners in a round, and of targets where nobody measures how long a chunk takes (`pace.py`)."""
 NAMED: Final = -1_000_000
-"""Places of devices that a wave names are below zero, in the order of the waves."""
-_DEVICE_ROWS: Final = 2**32
-"""A cursor holds a place and a device's row: place x 2^32 + row."""
+"""Lots of devices that a wave names are below zero: nobody moves them to another wave."""
 
 
-def fill_some(connection: Connection, rollout: RolloutRecord, now: datetime) -> bool:
-    """Do one chunk of a rollout's filling; return whether there is more to do."""
+def fill_some(connection: Connection, rollout: RolloutRecord, now: datetime, rows: int = CHUNK) -> bool:
+    """Do one chunk of a rollout's filling, at most `rows` targets; return whether there is more to do."""
     if rollout.fill_step == "select":
-        _select_chunk(connection, rollout, now)
+        _select_chunk(connection, rollout, now, rows)
         return True
     if rollout.fill_step == "deal":
-        _deal_chunk(connection, rollout)
+        _deal_chunk(connection, rollout, rows)
         return True
     return False
 
 
-def _select_chunk(connection: Connection, rollout: RolloutRecord, now: datetime) -> None:
-    scope = engine_scope(rollout.tenant_id)
-    chosen = select(
+def _chosen(connection: Connection, rollout: RolloutRecord, now: datetime) -> Selection:
+    return select(
         connection,
-        scope,
+        engine_scope(rollout.tenant_id),
         selector=rollout.selector,
         manifest=decode_manifest(rollout.manifest),
         release_row=rollout.release_id,
         now=now,
         rollout_row=rollout.row_id,
     )
-    rows = connection.execute(
-        f"SELECT d.id, d.uid, d.bucket, d.version, x.site_id, x.gateway_id, {chosen.excluded_by.text} AS rule "
-        f"FROM {FROM} LEFT JOIN device_place x ON x.device_id = d.id "
-        f"WHERE {chosen.matching.text} AND d.id > ? ORDER BY d.id LIMIT ?",
-        (*chosen.excluded_by.parameters, *chosen.matching.parameters, rollout.fill_cursor, CHUNK),
-    ).fetchall()
-    named = {name: index for index, wave in enumerate(rollout.policy.waves) for name in wave.devices}
-    factor, shift = shuffle(rollout.rollout_id)
-    now_s = int(now.timestamp())
-    chosen_rows = [
-        (
-            rollout.row_id,
-            row["id"],
-            rollout.tenant_id,
-            NAMED + named[row["uid"]] if row["uid"] in named else (row["bucket"] * factor + shift) % BUCKETS,
-            TargetStatus.WAITING.value,
-            row["version"],
-            row["site_id"],
-            row["gateway_id"],
-            now_s,
-        )
-        for row in rows
-        if not row["rule"]
-    ]
-    connection.executemany(
-        "INSERT INTO rollout_target(rollout_id, device_id, tenant_id, wave, place, status, source, site_id, "
-        "gateway_id, updated_at) VALUES (?, ?, ?, 0, ?, ?, ?, ?, ?, ?)",
-        chosen_rows,
+
+
+def _next_devices(connection: Connection, after: int, rows: int) -> tuple[int, bool]:
+    """Return the last of the next `rows` devices, whoever's they are, and whether there are no more.
+
+    So many are looked at, however few of them match.
+    """
+    found = connection.execute(
+        "SELECT MAX(id) AS last, COUNT(*) AS n FROM (SELECT id FROM device WHERE id > ? ORDER BY id LIMIT ?) AS part",
+        (after, rows),
+    ).fetchone()
+    return (after if found["last"] is None else int(found["last"])), found["n"] < rows
+
+
+def _select_chunk(connection: Connection, rollout: RolloutRecord, now: datetime, rows: int) -> None:
+    after = rollout.fill_cursor
+    last, is_end = _next_devices(connection, after, rows)
+    chosen = _chosen(connection, rollout, now)
+    written = _write_targets(connection, rollout, chosen, now, after=after, last=last, rows=rows)
+    _count_excluded(connection, rollout, chosen, after=after, last=last, written=written)
+    connection.execute(
+        "UPDATE rollout SET fill_cursor = ?, fill_position = fill_position + ?, revision = revision + 1 WHERE id = ?",
+        (last, written, rollout.row_id),
     )
-    excluded = Counter(row["rule"] for row in rows if row["rule"])
-    for rule, n in excluded.items():
+    if is_end:
+        _write_waves(connection, rollout)
+
+
+def _count_excluded(  # one chunk
+    connection: Connection, rollout: RolloutRecord, chosen: Selection, *, after: int, last: int, written: int
+) -> None:
+    """Count by rule the matching devices of a chunk that are no targets."""
+    matching = f"{FROM} WHERE d.id > ? AND d.id <= ? AND {chosen.matching.text}"
+    parameters = (after, last, *chosen.matching.parameters)
+    n = connection.execute(f"SELECT COUNT(*) AS n FROM {matching}", parameters).fetchone()["n"]
+    if n == written:
+        return
+    excluded = connection.execute(
+        f"SELECT rule, COUNT(*) AS n FROM (SELECT {chosen.excluded_by.text} AS rule FROM {matching} AND NOT EXISTS "
+        "(SELECT 1 FROM rollout_target o WHERE o.rollout_id = ? AND o.device_id = d.id)) AS judged GROUP BY rule",
+        (*chosen.excluded_by.parameters, *parameters, rollout.row_id),
+    ).fetchall()
+    for row in excluded:
         connection.execute(
             "INSERT INTO rollout_excluded(rollout_id, rule, tenant_id, n) VALUES (?, ?, ?, ?) "
             "ON CONFLICT(rollout_id, rule) DO UPDATE SET n = rollout_excluded.n + excluded.n",
-            (rollout.row_id, rule, rollout.tenant_id, n),
+            # No rule any more: on PostgreSQL another server may have made it free since the targets were written.
+            (rollout.row_id, row["rule"] or "free", rollout.tenant_id, row["n"]),
         )
-    # Before the first chunk the total is the plan's.
-    total = (rollout.total if rollout.fill_cursor else 0) + len(chosen_rows)
-    is_last = len(rows) < CHUNK
-    connection.execute(
-        "UPDATE rollout SET total = ?, fill_cursor = ?, fill_step = ?, revision = revision + 1 WHERE id = ?",
-        (total, rows[-1]["id"] if rows else rollout.fill_cursor, "deal" if is_last else "select", rollout.row_id),
-    )
-    if is_last:
-        _write_waves(connection, rollout, total)
+
+
+def _write_targets(  # one chunk, all of it
+    connection: Connection,
+    rollout: RolloutRecord,
+    chosen: Selection,
+    now: datetime,
+    *,
+    after: int,
+    last: int,
+    rows: int,
+) -> int:
+    """Write the targets among the devices after `after` up to `last`, with their waves; return how many."""
+    lot, names = _lot(rollout)
+    written = connection.execute(
+        "INSERT INTO rollout_target(rollout_id, device_id, tenant_id, wave, place, status, source, site_id, "
+        f"gateway_id, updated_at) SELECT ?, id, tenant_id, {_wave(connection, rollout, rows)}, lot, ?, version, "
+        f"site_id, gateway_id, ? FROM (SELECT d.id, d.tenant_id, {lot} AS lot, d.version, x.site_id, x.gateway_id "
+        f"FROM {FROM} LEFT JOIN device_place x ON x.device_id = d.id WHERE d.id > ? AND d.id <= ? "
+        f"AND {chosen.matching.text} AND {chosen.excluded_by.text} = '') AS fitting",
+        (
+            rollout.row_id,
+            TargetStatus.WAITING.value,
+            int(now.timestamp()),
+            *names,
+            after,
+            last,
+            *chosen.matching.parameters,
+            *chosen.excluded_by.parameters,
+        ),
+    ).rowcount
+    for row in connection.execute(
+        "SELECT wave, COUNT(*) AS n FROM rollout_target WHERE rollout_id = ? AND device_id > ? AND device_id <= ? "
+        "GROUP BY wave",
+        (rollout.row_id, after, last),
+    ).fetchall():
+        add_count(connection, rollout.tenant_id, rollout.row_id, row["wave"], TargetStatus.WAITING, row["n"])
+    return written
+
+
+def _lot(rollout: RolloutRecord) -> tuple[str, tuple[str, ...]]:
+    """Return the SQL of a device's lot, and the names in it."""
+    lot, names = lot_sql(rollout.rollout_id), []
+    cases = []
+    for index, wave in enumerate(rollout.policy.waves):
+        if wave.devices:
+            cases.append(f"WHEN d.uid IN ({', '.join('?' * len(wave.devices))}) THEN {NAMED + index}")
+            names += wave.devices
+    return (f"CASE {' '.join(cases)} ELSE {lot} END", tuple(names)) if cases else (lot, ())
+
+
+def _wave(connection: Connection, rollout: RolloutRecord, rows: int) -> str:
+    """Return the SQL of the wave that a lot falls into in this chunk."""
+    # The total is the plan's; when there are more by now, this chunk's are the last ones as far as anybody knows.
+    coming = rows if rollout.fill_position >= rollout.total else min(rows, rollout.total - rollout.fill_position)
+    total = max(rollout.total, rollout.fill_position + coming)
+    specs = wave_specs(rollout, rollout.total)
+    have = _have(connection, rollout)
+    # A wave that names its devices draws nobody.
+    wanted = [
+        0 if spec.devices else size
+        for spec, size in zip(specs, wave_sizes(specs, total, [len(spec.devices) for spec in specs]), strict=True)
+    ]
+    dealt = [0 if spec.devices else have.get(number, 0) for number, spec in enumerate(specs, 1)]
+    ends = thresholds(wanted, dealt, coming=coming, total=sum(wanted))
+    named = f"WHEN lot < 0 THEN lot - {NAMED - 1} " if any(spec.devices for spec in specs) else ""
+    drawn = " ".join(f"WHEN lot < {end} THEN {number}" for number, end in enumerate(ends, 1))
+    return f"CASE {named}{drawn} ELSE {len(specs)} END" if named or drawn else str(len(specs))
+
+
+def _have(connection: Connection, rollout: RolloutRecord) -> dict[int, int]:
+    return {wave: sum(of.values()) for wave, of in counters(connection, rollout.row_id).items()}
 
 
 def wave_specs(rollout: RolloutRecord, total: int) -> tuple[WaveSpec, ...]:
@@ -109,7 +180,8 @@ def wave_specs(rollout: RolloutRecord, total: int) -> tuple[WaveSpec, ...]:
     return rollout.policy.waves or propose_waves(total)
 
 
-def _write_waves(connection: Connection, rollout: RolloutRecord, total: int) -> None:
+def _write_waves(connection: Connection, rollout: RolloutRecord) -> None:
+    total = sum(_have(connection, rollout).values())
     connection.executemany(
         "INSERT INTO rollout_wave(rollout_id, number, tenant_id, name, state) VALUES (?, ?, ?, ?, ?)",
         [
@@ -117,120 +189,100 @@ def _write_waves(connection: Connection, rollout: RolloutRecord, total: int) -> 
             for number, wave in enumerate(wave_specs(rollout, total), 1)
         ],
     )
-    first = 2 * NAMED * _DEVICE_ROWS
-    connection.execute("UPDATE rollout SET fill_cursor = ?, fill_position = 0 WHERE id = ?", (first, rollout.row_id))
-
-
-def _deal_chunk(connection: Connection, rollout: RolloutRecord) -> None:
-    """Put the next targets, in order of place, into their waves."""
-    waves = wave_specs(rollout, rollout.total)
-    ends = boundaries(waves, rollout.total, _named_counts(connection, rollout, waves))
-    place, device_row = divmod(rollout.fill_cursor, _DEVICE_ROWS)
-    rows = connection.execute(
-        "SELECT place, device_id, status FROM rollout_target WHERE rollout_id = ? AND (place, device_id) > (?, ?) "
-        "ORDER BY place, device_id LIMIT ?",
-        (rollout.row_id, place, device_row, CHUNK),
-    ).fetchall()
-    moves = [
-        (_wave_of(ends, rollout.fill_position + offset), rollout.row_id, row["device_id"])
-        for offset, row in enumerate(rows)
-    ]
-    connection.executemany("UPDATE rollout_target SET wave = ? WHERE rollout_id = ? AND device_id = ?", moves)
-    # Nobody starts before its wave is known, but a poll or a person may have had it skipped meanwhile.
-    dealt = Counter((move[0], TargetStatus(row["status"])) for move, row in zip(moves, rows, strict=True))
-    for (wave, status), n in dealt.items():
-        add_count(connection, rollout.tenant_id, rollout.row_id, wave, status, n)
-    is_last = len(rows) < CHUNK
-    cursor = 0 if is_last else rows[-1]["place"] * _DEVICE_ROWS + rows[-1]["device_id"]
     connection.execute(
-        "UPDATE rollout SET fill_position = fill_position + ?, fill_cursor = ?, fill_step = ?, "
-        "revision = revision + 1 WHERE id = ?",
-        (len(rows), cursor, "done" if is_last else "deal", rollout.row_id),
+        "UPDATE rollout SET total = ?, fill_cursor = 0, fill_step = 'deal', revision = revision + 1 WHERE id = ?",
+        (total, rollout.row_id),
     )
 
 
-def _wave_of(ends: Sequence[int], position: int) -> int:
-    return next((number for number, end in enumerate(ends, 1) if position < end), len(ends))
+def _deal_chunk(connection: Connection, rollout: RolloutRecord, rows: int) -> None:
+    """Move targets out of waves that have too many, among the next `rows`; done when every wave is right."""
+    specs = wave_specs(rollout, rollout.total)
+    want = wave_sizes(specs, rollout.total, _named_counts(connection, rollout, specs))
+    over = differences(_have(connection, rollout), want)
+    last = _next_targets(connection, rollout, rows) if over else None
+    if last is None:
+        connection.execute(
+            "UPDATE rollout SET fill_cursor = 0, fill_step = 'done', revision = revision + 1 WHERE id = ?",
+            (rollout.row_id,),
+        )
+        return
+    crowded = [number for number, n in over.items() if n > 0]
+    found = connection.execute(
+        f"SELECT device_id, wave FROM rollout_target WHERE rollout_id = ? AND device_id > ? AND device_id <= ? "
+        f"AND place >= 0 AND wave IN ({', '.join('?' * len(crowded))}) ORDER BY place, device_id",
+        (rollout.row_id, rollout.fill_cursor, last, *crowded),
+    ).fetchall()
+    for device_row, was, to in choose_moves([(row["device_id"], row["wave"]) for row in found], over):
+        moved = connection.execute(
+            "UPDATE rollout_target SET wave = ? WHERE rollout_id = ? AND device_id = ? AND wave = ? RETURNING status",
+            (to, rollout.row_id, device_row, was),
+        ).fetchone()
+        # Nobody starts before all waves are right, but a poll or a person may have had it skipped meanwhile.
+        status = TargetStatus(moved["status"])
+        add_count(connection, rollout.tenant_id, rollout.row_id, was, status, -1)
+        add_count(connection, rollout.tenant_id, rollout.row_id, to, status, 1)
+    connection.execute("UPDATE rollout SET fill_cursor = ? WHERE id = ?", (last, rollout.row_id))
+
+
+def _next_targets(connection: Connection, rollout: RolloutRecord, rows: int) -> int | None:
+    found = connection.execute(
+        "SELECT MAX(device_id) AS last FROM (SELECT device_id FROM rollout_target WHERE rollout_id = ? "
+        "AND device_id > ? ORDER BY device_id LIMIT ?) AS part",
+        (rollout.row_id, rollout.fill_cursor, rows),
+    ).fetchone()
+    return None if found["last"] is None else int(found["last"])
 
 
 def _named_counts(connection: Connection, rollout: RolloutRecord, waves: Sequence[WaveSpec]) -> list[int]:
     found = []
-    for index, wave in enumerate(waves):
+    for wave in waves:
         n = 0
         if wave.devices:
             row = connection.execute(
-                "SELECT COUNT(*) AS n FROM rollout_target WHERE rollout_id = ? AND place = ?",
-                (rollout.row_id, NAMED + index),
+                "SELECT COUNT(*) AS n FROM device d JOIN rollout_target t ON t.device_id = d.id AND t.rollout_id = ? "
+                f"WHERE d.tenant_id = ? AND d.uid IN ({', '.join('?' * len(wave.devices))})",
+                (rollout.row_id, rollout.tenant_id, *wave.devices),
             ).fetchone()
             n = int(row["n"])
         found.append(n)
     return found
 
 
-def shuffle(rollout_id: str) -> tuple[int, int]:
-    """Return factor and shift of this rollout's order of buckets: a permutation of 0..9999."""
-    seed = int.from_bytes(Digest.of(rollout_id.encode()).value[:8], "big")
-    # Odd and no multiple of five: coprime to 10 000, so no two buckets meet.
-    factor = 10 * (seed % 1000) + (1, 3, 7, 9)[(seed >> 20) % 4]
-    return factor, (seed >> 32) % BUCKETS
-
-
-def add_late(connection: Connection, rollout: RolloutRecord, now: datetime) -> int:
+def add_late(connection: Connection, rollout: RolloutRecord, now: datetime, rows: int = CHUNK) -> int:
     """Let devices that match by now join the last wave, one chunk; return how many."""
-    scope = engine_scope(rollout.tenant_id)
-    chosen = select(
-        connection,
-        scope,
-        selector=rollout.selector,
-        manifest=decode_manifest(rollout.manifest),
-        release_row=rollout.release_id,
-        now=now,
-        rollout_row=rollout.row_id,
-    )
-    rows = connection.execute(
-        f"SELECT d.id, d.version, x.site_id, x.gateway_id, {chosen.excluded_by.text} AS rule, "
-        "EXISTS (SELECT 1 FROM rollout_target t WHERE t.rollout_id = ? AND t.device_id = d.id) AS known "
-        f"FROM {FROM} LEFT JOIN device_place x ON x.device_id = d.id "
-        f"WHERE {chosen.matching.text} AND d.id > ? ORDER BY d.id LIMIT ?",
-        (
-            *chosen.excluded_by.parameters,
-            rollout.row_id,
-            *chosen.matching.parameters,
-            rollout.fill_cursor,
-            CHUNK,
-        ),
-    ).fetchall()
-    last = connection.execute(
+    last, is_end = _next_devices(connection, rollout.fill_cursor, rows)
+    chosen = _chosen(connection, rollout, now)
+    wave = connection.execute(
         "SELECT MAX(number) AS n FROM rollout_wave WHERE rollout_id = ?", (rollout.row_id,)
     ).fetchone()["n"]
-    late = [row for row in rows if not row["rule"] and not row["known"]]
-    connection.executemany(
+    late = connection.execute(
         "INSERT INTO rollout_target(rollout_id, device_id, tenant_id, wave, place, status, source, site_id, "
-        "gateway_id, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [
-            (
-                rollout.row_id,
-                row["id"],
-                rollout.tenant_id,
-                last,
-                BUCKETS,
-                TargetStatus.WAITING.value,
-                row["version"],
-                row["site_id"],
-                row["gateway_id"],
-                int(now.timestamp()),
-            )
-            for row in late
-        ],
-    )
+        "gateway_id, updated_at) SELECT ?, d.id, d.tenant_id, ?, ?, ?, d.version, x.site_id, x.gateway_id, ? "
+        f"FROM {FROM} LEFT JOIN device_place x ON x.device_id = d.id WHERE d.id > ? AND d.id <= ? "
+        "AND NOT EXISTS (SELECT 1 FROM rollout_target t WHERE t.rollout_id = ? AND t.device_id = d.id) "
+        f"AND {chosen.matching.text} AND {chosen.excluded_by.text} = ''",
+        (
+            rollout.row_id,
+            wave,
+            LOTS,
+            TargetStatus.WAITING.value,
+            int(now.timestamp()),
+            rollout.fill_cursor,
+            last,
+            rollout.row_id,
+            *chosen.matching.parameters,
+            *chosen.excluded_by.parameters,
+        ),
+    ).rowcount
     if late:
-        add_count(connection, rollout.tenant_id, rollout.row_id, last, TargetStatus.WAITING, len(late))
-    # From the first device again when the end was reached.
-    cursor = rows[-1]["id"] if len(rows) == CHUNK else 0
+        add_count(connection, rollout.tenant_id, rollout.row_id, wave, TargetStatus.WAITING, late)
     connection.execute(
-        "UPDATE rollout SET total = total + ?, fill_cursor = ? WHERE id = ?", (len(late), cursor, rollout.row_id)
+        # From the first device again when the end was reached.
+        "UPDATE rollout SET total = total + ?, fill_cursor = ? WHERE id = ?",
+        (late, 0 if is_end else last, rollout.row_id),
     )
-    return len(late)
+    return late
 
 
 def start_if_due(connection: Connection, rollout: RolloutRecord, now: datetime) -> RolloutRecord:

@@ -25,7 +25,7 @@ from firmament.server.rollouts.decide import (
     next_step,
     silence_s,
 )
-from firmament.server.rollouts.fill import add_late, fill_some, start_if_due
+from firmament.server.rollouts.fill import CHUNK, add_late, fill_some, start_if_due
 from firmament.server.rollouts.follow import fail, rhythm
 from firmament.server.rollouts.machine import (
     ENDED,
@@ -56,44 +56,54 @@ if TYPE_CHECKING:
     from firmament.server.database.port import Connection
 
 MAX_CHUNKS: Final = 2000
-"""In one round; what is left goes on in the next. Two million targets are written in one round."""
+"""In one round; what is left goes on in the next."""
 MAX_ROLLOUTS: Final = 500
 DEADLINE_CHUNK: Final = 500
 SAMPLE_EVERY_S: Final = 60
 HEALTH_SAMPLE: Final = 20_000
 """Of updated and of waiting devices at most so many are compared; a minute apart."""
+FEWEST_ROWS: Final = 50
+"""Of each rollout in one transaction, however many rollouts want something of it."""
 
 
-def tick(connection: Connection, now: datetime) -> bool:
+def tick(connection: Connection, now: datetime, rows: int = CHUNK) -> bool:
     """Do one chunk for every rollout that needs one; return whether somebody wants more at once.
 
-    Gates read counters only: O(waves), not O(devices) (stack.md §3).
+    About `rows` targets are written in all (`pace.py`). Gates read counters only: O(waves), not
+    O(devices) (stack.md §3).
     """
-    rows = connection.execute(
+    found = connection.execute(
         f"{SELECT} WHERE r.state IN ({', '.join('?' * len(LIVE))}) "
         "OR (r.ended_at IS NOT NULL AND r.fill_step <> 'over') "
         "ORDER BY r.id LIMIT ?",
         (*(state.value for state in sorted(LIVE)), MAX_ROLLOUTS),
     ).fetchall()
+    rollouts = [RolloutRecord.of_row(row) for row in found]
+    share = max(FEWEST_ROWS, rows // max(1, sum(map(_wants_rows, rollouts))))
     is_busy = expire(connection, now)
-    for row in rows:
-        is_busy = advance(connection, RolloutRecord.of_row(row), now) or is_busy
+    for rollout in rollouts:
+        is_busy = advance(connection, rollout, now, share) or is_busy
     return is_busy
 
 
-def advance(connection: Connection, rollout: RolloutRecord, now: datetime) -> bool:
-    """Do the next piece of work of one rollout; return whether there is more of it at once."""
+def _wants_rows(rollout: RolloutRecord) -> bool:
+    """Whether its next chunk writes many targets."""
+    return not rollout.is_filled or rollout.state in ENDED or rollout.state is RolloutState.REVERTING
+
+
+def advance(connection: Connection, rollout: RolloutRecord, now: datetime, rows: int = CHUNK) -> bool:
+    """Do the next piece of work of one rollout, about `rows` targets; return whether there is more of it at once."""
     rollout = start_if_due(connection, rollout, now)
     if rollout.state in ENDED:
-        return _clear_up(connection, rollout, now)
+        return _clear_up(connection, rollout, now, rows)
     if rollout.state is RolloutState.REVERTING:
-        return _revert(connection, rollout, now)
+        return _revert(connection, rollout, now, rows)
     if rollout.state in {RolloutState.PAUSED, RolloutState.HALTED}:
         _sample(connection, rollout, waves_of(connection, rollout.row_id), now)
         return withdraw_offers(connection, rollout, now) > 0
     if rollout.state not in MAY_START_DEVICES:
         return False
-    if fill_some(connection, rollout, now):
+    if fill_some(connection, rollout, now, rows):
         set_waiting_for(connection, rollout, Code.FILLING.value, {})
         return True
     waves = waves_of(connection, rollout.row_id)
@@ -105,7 +115,7 @@ def advance(connection: Connection, rollout: RolloutRecord, now: datetime) -> bo
     _sample(connection, rollout, waves, now)
     is_busy = sites.advance(connection, rollout, now)
     if rollout.policy.dynamic:
-        add_late(connection, rollout, now)
+        add_late(connection, rollout, now, rows)
     return _step(connection, rollout, waves, now) or is_busy
 
 
@@ -116,7 +126,7 @@ def _newest(waves: list[WaveView]) -> int:
 def _step(connection: Connection, rollout: RolloutRecord, waves: list[WaveView], now: datetime) -> bool:
     now_s = int(now.timestamp())
     wants_health = rollout.policy.wait_for is WaitFor.HEALTHY and rollout.state is RolloutState.HOLDING
-    health = _health(connection, rollout) if wants_health else Health()
+    health = _health(connection, rollout, waves) if wants_health else Health()
     step = next_step(
         rollout.policy, waves, now_s=now_s, started_at=rollout.start_at, is_filled=rollout.is_filled, health=health
     )
@@ -243,18 +253,28 @@ def _expire_one(
 # --- health --------------------------------------------------------------------------------
 
 
-def _health(connection: Connection, rollout: RolloutRecord) -> Health:
-    said = _health_of(connection, rollout, TargetStatus.UPDATED)
-    updated = sum(wave.counts.of(TargetStatus.UPDATED) for wave in waves_of(connection, rollout.row_id))
+def _health(connection: Connection, rollout: RolloutRecord, waves: list[WaveView]) -> Health:
+    updated = sum(wave.counts.of(TargetStatus.UPDATED) for wave in waves)
+    said = _count_health(connection, rollout, _UPDATED_LAST) if updated else {}
     return Health(ok=said.get("ok", 0), failing=said.get("failing", 0), updated=updated)
 
 
-def _health_of(connection: Connection, rollout: RolloutRecord, status: TargetStatus) -> dict[str, int]:
+_UPDATED_LAST: Final = (
+    "SELECT device_id FROM rollout_target WHERE rollout_id = ? AND status = 'updated' ORDER BY updated_at DESC LIMIT ?"
+)
+_WAITING_LONGEST: Final = (
+    "SELECT device_id FROM (SELECT device_id, status FROM rollout_target WHERE rollout_id = ? ORDER BY updated_at "
+    "LIMIT ?) AS oldest WHERE status = 'waiting'"
+)
+"""Both look at no more rows than their limit, by an index; those that wait changed before all others."""
+
+
+def _count_health(connection: Connection, rollout: RolloutRecord, sample: str) -> dict[str, int]:
+    """Return how many of a sample of targets report which health."""
     rows = connection.execute(
-        "SELECT value, COUNT(*) AS n FROM (SELECT x.value FROM rollout_target t JOIN device_attribute x "
-        "ON x.device_id = t.device_id AND x.name = ? WHERE t.rollout_id = ? AND t.status = ? LIMIT ?) AS said "
-        "GROUP BY value",
-        (HEALTH, rollout.row_id, status.value, HEALTH_SAMPLE),
+        f"SELECT x.value, COUNT(*) AS n FROM ({sample}) AS chosen JOIN device_attribute x "
+        "ON x.device_id = chosen.device_id AND x.name = ? GROUP BY x.value",
+        (rollout.row_id, HEALTH_SAMPLE, HEALTH),
     )
     return {row["value"]: int(row["n"]) for row in rows}
 
@@ -264,10 +284,12 @@ def _check_health(connection: Connection, rollout: RolloutRecord, waves: list[Wa
     now_s = int(now.timestamp())
     if not rollout.policy.gate.health or now_s - rollout.checked_at < SAMPLE_EVERY_S:
         return False
-    updated = _health_of(connection, rollout, TargetStatus.UPDATED)
+    if not any(wave.counts.of(TargetStatus.UPDATED) for wave in waves):
+        return False
+    updated = _count_health(connection, rollout, _UPDATED_LAST)
     if not updated.get("failing"):
         return False
-    waiting = _health_of(connection, rollout, TargetStatus.WAITING)
+    waiting = _count_health(connection, rollout, _WAITING_LONGEST)
     if not is_sicker(
         updated["failing"],
         sum(updated.values()),
@@ -307,10 +329,10 @@ def _sample(connection: Connection, rollout: RolloutRecord, waves: list[WaveView
 # --- going back, and the end ---------------------------------------------------------------
 
 
-def _revert(connection: Connection, rollout: RolloutRecord, now: datetime) -> bool:
+def _revert(connection: Connection, rollout: RolloutRecord, now: datetime, rows: int) -> bool:
     if withdraw_offers(connection, rollout, now):
         return True
-    if send_back_some(connection, rollout, now):
+    if send_back_some(connection, rollout, now, rows):
         return True
     counts = add_counts([wave.counts for wave in waves_of(connection, rollout.row_id)])
     waiting = connection.execute(
@@ -329,11 +351,11 @@ def _revert(connection: Connection, rollout: RolloutRecord, now: datetime) -> bo
     return True
 
 
-def _clear_up(connection: Connection, rollout: RolloutRecord, now: datetime) -> bool:
+def _clear_up(connection: Connection, rollout: RolloutRecord, now: datetime, rows: int) -> bool:
     if withdraw_offers(connection, rollout, now):
         return True
     if rollout.fill_step != "over":
-        if release_some(connection, rollout):
+        if release_some(connection, rollout, rows):
             return True
         connection.execute("UPDATE rollout SET fill_step = 'over', fill_cursor = 0 WHERE id = ?", (rollout.row_id,))
     return False

@@ -237,24 +237,29 @@ def propose_waves(total: int) -> tuple[WaveSpec, ...]:
     )
 
 
-def boundaries(waves: Sequence[WaveSpec], total: int, named: Sequence[int]) -> list[int]:
-    """Return after how many targets each wave ends, targets in order of their places.
+def wave_sizes(waves: Sequence[WaveSpec], total: int, named: Sequence[int]) -> list[int]:
+    """Return how many targets each wave has.
 
-    `named[i]` is how many targets wave i names. Percents are of all targets, counted from the
-    first; the last wave takes whoever is left.
+    `named[i]` is how many targets wave i names; it has those and no others. Percents are of all
+    targets, counted from the first wave; the last wave takes whoever is left.
     """
-    ends: list[int] = []
+    sizes: list[int] = []
     end = 0
     for index, wave in enumerate(waves):
+        begin = end
+        # Those that a later wave names are left for it.
+        room = max(0, total - sum(named[index + 1 :]) - begin)
         if index == len(waves) - 1:
-            end = total
+            size = total - begin
+        elif wave.devices:
+            size = min(named[index], room)
         elif wave.percent is not None:
-            end = max(end, math.ceil(total * wave.percent / 100))
+            size = min(max(0, math.ceil(total * wave.percent / 100) - begin), room)
         else:
-            end += named[index] if wave.devices else wave.count or 0
-        end = min(end, total)
-        ends.append(end)
-    return ends
+            size = min(wave.count or 0, room)
+        sizes.append(size)
+        end = begin + size
+    return sizes
 
 
 def ratio(fields: Fields, name: str, default: float) -> float:

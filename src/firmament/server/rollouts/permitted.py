@@ -201,7 +201,7 @@ def _without(connection: Connection, rollout: RolloutRecord, counts: Counts, whe
     by_status = dict(counts.by_status)
     rows = connection.execute(
         f"SELECT t.status, COUNT(*) AS n FROM {FROM} JOIN rollout_target t ON t.device_id = d.id "
-        f"WHERE {where.text} AND t.rollout_id = ? AND t.wave > 0 AND t.status IN (?, ?) GROUP BY t.status",
+        f"WHERE {where.text} AND t.rollout_id = ? AND t.status IN (?, ?) GROUP BY t.status",
         (*where.parameters, rollout.row_id, *(status.value for status in LEFT_OUT_FROM)),
     ).fetchall()
     for row in rows:

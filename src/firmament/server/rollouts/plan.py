@@ -10,7 +10,7 @@ from firmament.server.inventory.query_sql import FROM
 from firmament.server.inventory.store import decode_manifest
 from firmament.server.payloads.content_keys import count_held
 from firmament.server.releases.find import find_named
-from firmament.server.rollouts.model import OnStop, boundaries, propose_waves
+from firmament.server.rollouts.model import OnStop, propose_waves, wave_sizes
 from firmament.server.rollouts.selection import SENTENCES, count_by_rule, sample_by_rule, select
 from firmament.server.scope import Action
 
@@ -146,11 +146,9 @@ def _sources(connection: Connection, chosen: Selection, manifest: Manifest) -> l
 def _waves(connection: Connection, scope: Scope, policy: Policy, total: int) -> list[dict[str, Any]]:
     specs = policy.waves or propose_waves(total)
     named = [_known(connection, scope, wave.devices) for wave in specs]
-    ends = boundaries(specs, total, named)
-    starts = [0, *ends[:-1]]
     return [
-        {"number": number, "name": wave.name, "count": end - start}
-        for number, (wave, start, end) in enumerate(zip(specs, starts, ends, strict=True), 1)
+        {"number": number, "name": wave.name, "count": size}
+        for number, (wave, size) in enumerate(zip(specs, wave_sizes(specs, total, named), strict=True), 1)
     ]
 
 

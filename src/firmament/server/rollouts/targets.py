@@ -116,7 +116,7 @@ def move_target(  # every fact of a move, by name
         changed = connection.execute(
             "UPDATE rollout_target SET status = ?, active = ?, holds_slot = ?, code = ?, deadline = ?, not_before = ?, "
             "attempt_id = ?, tries = ?, source = ?, updated_at = ? "
-            "WHERE rollout_id = ? AND device_id = ? AND status = ? AND holds_slot = ?",
+            "WHERE rollout_id = ? AND device_id = ? AND status = ? AND holds_slot = ? AND wave = ?",
             (
                 to.value,
                 int(is_active),
@@ -132,6 +132,7 @@ def move_target(  # every fact of a move, by name
                 target.device_id,
                 target.status.value,
                 target.slot,
+                target.wave,
             ),
         )
         if changed.rowcount == 1:
@@ -160,9 +161,8 @@ def _is_free(connection: Connection, target: Target) -> bool:
 
 
 def count(connection: Connection, target: Target, status: TargetStatus, n: int) -> None:
-    """Add to one counter; a target that has no wave yet is counted when it is dealt into one (`fill.py`)."""
-    if target.wave:
-        add_count(connection, target.tenant_id, target.rollout_id, target.wave, status, n)
+    """Add to one counter."""
+    add_count(connection, target.tenant_id, target.rollout_id, target.wave, status, n)
 
 
 def add_count(connection: Connection, tenant_id: int, rollout_id: int, wave: int, status: TargetStatus, n: int) -> None:

@@ -104,7 +104,6 @@ Index(
     sqlite_where=text("active = 1"),
     postgresql_where=text("active = 1"),
 )
-Index("ix_rollout_target_place", rollout_target.c.rollout_id, rollout_target.c.place, rollout_target.c.device_id)
 Index("ix_rollout_target_updated", rollout_target.c.rollout_id, rollout_target.c.updated_at)
 Index(
     "ix_rollout_target_deadline",
@@ -119,6 +118,14 @@ Index(
     sqlite_where=text("site_id IS NOT NULL"),
     postgresql_where=text("site_id IS NOT NULL"),
 )
+Index(
+    "ix_rollout_target_newest",
+    rollout_target.c.rollout_id,
+    rollout_target.c.updated_at,
+    sqlite_where=text("status = 'updated'"),
+    postgresql_where=text("status = 'updated'"),
+)
+"""Who was updated last: what a release does to devices shows there first."""
 Index(
     "ix_rollout_target_failed",
     rollout_target.c.rollout_id,
