@@ -303,7 +303,7 @@ class RolloutWorld:
     def check_counters(self):
         """Counters, slots and reasons equal a recount."""
         recount = self.db.execute(
-            "SELECT rollout_id, wave, status, COUNT(*) AS n FROM rollout_target WHERE wave > 0 GROUP BY rollout_id, wave, status"
+            "SELECT rollout_id, wave, status, COUNT(*) AS n FROM rollout_target GROUP BY rollout_id, wave, status"
         )
         wanted = {(row["rollout_id"], row["wave"], row["status"]): row["n"] for row in recount}
         found = {

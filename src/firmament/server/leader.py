@@ -139,6 +139,10 @@ class FencedDatabase:
         """See the port."""
         return await self._database.read(job)
 
+    async def scan(self, job: Callable[[Connection], T]) -> T:
+        """See the port."""
+        return await self._database.scan(job)
+
     async def look_up(self, query: str, key: str) -> Any:
         """See the port."""
         return await self._database.look_up(query, key)

@@ -151,7 +151,7 @@ def count_modes(
     counts = {mode.value: 0 for mode in Mode}
     rules = _rules(connection, scope, update_class)
     if not rules[Level.GROUP] and not rules[Level.DEVICE]:
-        for ruling, count in _alike(connection, rules[Level.TENANT].get("") or BUILT_IN, where, update_class):
+        for ruling, count in _alike(connection, scope, rules[Level.TENANT].get("") or BUILT_IN, where, update_class):
             counts[Mode.ASK if ruling.asks else ruling.holding.mode] += count
         return counts
     for rows in _pages(connection, where):
@@ -160,11 +160,27 @@ def count_modes(
     return counts
 
 
+def _anybody_said(connection: Connection, scope: Scope, names: Sequence[str]) -> bool:
+    """Whether one owner of the tenant said anything: where nobody did, all devices are alike."""
+    for name in names:
+        said = connection.execute(
+            "SELECT 1 FROM device_attribute WHERE tenant_id = ? AND name = ? LIMIT 1", (scope.tenant_id, name)
+        ).fetchone()
+        if said is not None:
+            return True
+    chosen = connection.execute("SELECT 1 FROM owner_choice WHERE tenant_id = ? LIMIT 1", (scope.tenant_id,)).fetchone()
+    return chosen is not None
+
+
 def _alike(
-    connection: Connection, operator: Rule, where: Sql, update_class: UpdateClass
+    connection: Connection, scope: Scope, operator: Rule, where: Sql, update_class: UpdateClass
 ) -> Iterator[tuple[Ruling, int]]:
     """Yield (ruling, how many devices), where the operator's rule is one for all: counted by the database."""
     asked = (OWNER_ATTRIBUTE + update_class.value, OWNER_ATTRIBUTE + "window")
+    if not _anybody_said(connection, scope, asked):
+        row = connection.execute(f"SELECT COUNT(*) AS n FROM {FROM} WHERE {where.text}", where.parameters).fetchone()
+        yield Ruling(operator, _owner({}, update_class), None), row["n"]
+        return
     for row in connection.execute(
         "SELECT said.value AS mode, span.value AS span, choice.opted_out_at IS NOT NULL AS is_out, COUNT(*) AS n "
         f"FROM {FROM} LEFT JOIN device_attribute said ON said.device_id = d.id AND said.name = ? "

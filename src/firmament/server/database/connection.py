@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sqlite3
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -22,6 +23,8 @@ T = TypeVar("T")
 BUSY_TIMEOUT_S: Final = 5.0
 MAPPED_BYTES: Final = 1 << 30
 """How much of the file a reader maps; the pages are the kernel's, shared and given back under pressure."""
+MAX_SCANS: Final = 2
+"""At once; each takes a core while it lasts."""
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
@@ -136,6 +139,8 @@ class SqliteDatabase:
     is_shared = False
 
     def __init__(self, path: Path) -> None:
+        self._path = path
+        self._scans = asyncio.Semaphore(MAX_SCANS)
         # The writer first: it switches the file to WAL mode.
         self._writer = Writer(SqliteEngine(path))
         try:
@@ -148,6 +153,15 @@ class SqliteDatabase:
         """See the port: in the event loop, without a thread's hop; short pages only."""
         with mapped_database_errors():
             return job(self._reader)
+
+    async def scan(self, job: Callable[[Connection], T]) -> T:
+        """See the port: in a thread, on a connection of its own, a few at a time."""
+        async with self._scans:
+            return await asyncio.to_thread(self._scan, job)
+
+    def _scan(self, job: Callable[[Connection], T]) -> T:
+        with contextlib.closing(connect(self._path, read_only=True)) as connection, mapped_database_errors():
+            return job(connection)
 
     async def look_up(self, query: str, key: str) -> Any:
         """See the port."""

@@ -58,6 +58,9 @@ class Database(Protocol):
     async def read(self, job: Callable[[Connection], T]) -> T:
         """Run a job that changes nothing; raises what the job raises."""
 
+    async def scan(self, job: Callable[[Connection], T]) -> T:
+        """Run a job that changes nothing and may look at every device: nobody else waits for it."""
+
     @property
     def is_shared(self) -> bool:
         """Whether several servers may use it at once."""

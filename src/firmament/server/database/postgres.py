@@ -306,6 +306,10 @@ class PostgresDatabase:
         """See the port."""
         return await self._readers.read(job)
 
+    async def scan(self, job: Callable[[Connection], T]) -> T:
+        """See the port: readers have threads of their own."""
+        return await self._readers.read(job)
+
     async def look_up(self, query: str, key: str) -> Any:
         """See the port: with those of other devices that ask at the same moment."""
         return await self._look_ups.find(query, key)

@@ -68,8 +68,9 @@ from firmament.server.people.vault import load_vault
 from firmament.server.releases.generations import Generations
 from firmament.server.releases.service import Publisher
 from firmament.server.releases.serving import served_by
-from firmament.server.rollouts import board, loops
+from firmament.server.rollouts import board
 from firmament.server.rollouts.board import Board
+from firmament.server.rollouts.pace import Pace, run_round
 from firmament.server.seen import LastSeen
 from firmament.server.signer_client import SignerClient
 from firmament.server.versions import ReplyVersions
@@ -132,6 +133,7 @@ class Server:
         self._layout = layout
         self._settings = settings
         self._clock = clock
+        self._pace = Pace()
         self._make_pages = make_pages
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -329,11 +331,7 @@ class Server:
         await parts.upkeep.collect_due()
 
     async def _roll_out(self, parts: Parts) -> None:
-        now = self._clock.now()
-        # Chunk after chunk: others write in between.
-        for _ in range(loops.MAX_CHUNKS):
-            if not await parts.database.submit(lambda connection: loops.tick(connection, now)):
-                break
+        await run_round(parts.database, self._clock, self._pace)
         await self._refresh_board(parts)
 
     async def _refresh_board(self, parts: Parts) -> None:

@@ -91,6 +91,10 @@ class OperatorPart:
         """Run a service's query on a connection."""
         return await self._parts.database.read(lambda connection: ask(connection, *args, **kwargs))
 
+    async def _scan(self, ask: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a service's query that may look at every device."""
+        return await self._parts.database.scan(lambda connection: ask(connection, *args, **kwargs))
+
     async def _readable(self, request: Request, *, product: str | None = None) -> Scope:
         scope = await self._scope(request)
         scope.require(Action.READ, product=product)

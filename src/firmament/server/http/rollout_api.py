@@ -12,6 +12,7 @@ from firmament.server.http.operator_base import INTEGER, OBJECT, TEXT, OperatorP
 from firmament.server.http.shapes import takes
 from firmament.server.rollouts import actions, facts, permitted, plan, reasons, service, store, view, why
 from firmament.server.rollouts.model import Policy, decode_policy
+from firmament.server.scope import Action
 
 if TYPE_CHECKING:
     from firmament.core.fields import Fields
@@ -116,7 +117,7 @@ class RolloutApi(OperatorPart):
         scope, fields = await self._scope(request), await self._rollout_fields(request)
         release, selector, policy = _what(fields)
         now = self._parts.clock.now()
-        return await self._read(plan.make_plan, scope, release=release, selector=selector, policy=policy, now=now)
+        return await self._scan(plan.make_plan, scope, release=release, selector=selector, policy=policy, now=now)
 
     async def create(self, request: Request) -> dict[str, Any]:
         """Create."""
@@ -127,6 +128,9 @@ class RolloutApi(OperatorPart):
         start_at, expect = fields.maybe("start_at", fields.integer), fields.maybe("expect_count", fields.integer)
         is_draft = fields.boolean("draft", default=False)
         now = self._parts.clock.now()
+        scope.require(Action.START_ROLLOUT, product=release.partition("/")[0])
+        # Every device is looked at before the transaction, which others wait for.
+        reach = await self._scan(plan.find_reach, scope, release=release, selector=selector, now=now)
 
         def make(connection: Connection) -> dict[str, Any]:
             made = service.create(
@@ -140,6 +144,7 @@ class RolloutApi(OperatorPart):
                 start_at=start_at,
                 is_draft=is_draft,
                 expect_count=expect,
+                reach=reach,
                 now=now,
             )
             return view.show_rollout(connection, scope, made)

@@ -22,8 +22,14 @@ if TYPE_CHECKING:
 
 log = logger("server.wake")
 
+CROWDED: Final = 20 * WAKE_TOPICS
+"""A wave of so many devices has some in every bucket: one without any is woken for nothing, and nobody minds."""
 CURSOR: Final = "wake-cursor:"
 
+_SIZE: Final = """
+SELECT SUM(c.n) AS n FROM rollout_counter c JOIN rollout r ON r.id = c.rollout_id
+WHERE r.tenant_id = ? AND r.uid = ? AND c.wave = ?
+"""
 _OF_WAVE: Final = """
 SELECT DISTINCT d.bucket AS bucket FROM rollout_target t JOIN rollout r ON r.id = t.rollout_id
 JOIN device d ON d.id = t.device_id WHERE r.tenant_id = ? AND r.uid = ? AND t.wave = ?
@@ -43,7 +49,7 @@ class Waker:
         """Look at new events of each tenant; publish at most one message a bucket for all of them."""
         for tenant_id in await self._database.read(_tenants):
             cursor = await self._database.read(lambda connection, tenant=tenant_id: _cursor(connection, tenant))  # type: ignore[misc]  # bound now
-            buckets, upto = await self._database.read(
+            buckets, upto = await self._database.scan(
                 lambda connection, tenant=tenant_id, after=cursor: _to_wake(connection, tenant, after)  # type: ignore[misc]  # bound now
             )
             if upto == cursor:
@@ -84,11 +90,19 @@ def _to_wake(connection: Connection, tenant_id: int, after: int) -> tuple[set[in
     found = events.find_events(connection, Scope(tenant_id, "server"), events.Wanted(), after=after)
     for event in found:
         if event["kind"] == Event.WAVE_OPENED.value:
-            rows = connection.execute(_OF_WAVE, (tenant_id, event["subject"], event["facts"].get("wave")))
-            buckets |= {int(row["bucket"]) % WAKE_TOPICS for row in rows}
+            buckets |= _of_wave(connection, tenant_id, event["subject"], event["facts"].get("wave"))
         elif event["kind"] == Event.ATTEMPT_ASSIGNED.value:
             row = connection.execute(
                 "SELECT bucket FROM device WHERE tenant_id = ? AND uid = ?", (tenant_id, event["subject"])
             ).fetchone()
             buckets |= {int(row["bucket"]) % WAKE_TOPICS} if row is not None else set()
     return buckets, (found[-1]["id"] if found else after)
+
+
+def _of_wave(connection: Connection, tenant_id: int, rollout_id: str, wave: int) -> set[int]:
+    """Return the buckets of a wave's devices: by its counters if it is large, looking at each target if not."""
+    key = (tenant_id, rollout_id, wave)
+    size = connection.execute(_SIZE, key).fetchone()["n"] or 0
+    if size >= CROWDED:
+        return set(range(WAKE_TOPICS))
+    return {int(row["bucket"]) % WAKE_TOPICS for row in connection.execute(_OF_WAVE, key)}

@@ -120,7 +120,7 @@ def _write_targets(  # one chunk, all of it
         f"gateway_id, updated_at) SELECT ?, id, tenant_id, {_wave(connection, rollout, rows)}, lot, ?, version, "
         f"site_id, gateway_id, ? FROM (SELECT d.id, d.tenant_id, {lot} AS lot, d.version, x.site_id, x.gateway_id "
         f"FROM {FROM} LEFT JOIN device_place x ON x.device_id = d.id WHERE d.id > ? AND d.id <= ? "
-        f"AND {chosen.matching.text} AND {chosen.excluded_by.text} = '') AS fitting",
+        f"AND {chosen.writable.text}) AS fitting WHERE true ON CONFLICT(device_id) WHERE active = 1 DO NOTHING",
         (
             rollout.row_id,
             TargetStatus.WAITING.value,
@@ -128,8 +128,7 @@ def _write_targets(  # one chunk, all of it
             *names,
             after,
             last,
-            *chosen.matching.parameters,
-            *chosen.excluded_by.parameters,
+            *chosen.writable.parameters,
         ),
     ).rowcount
     for row in connection.execute(
@@ -143,7 +142,8 @@ def _write_targets(  # one chunk, all of it
 
 def _lot(rollout: RolloutRecord) -> tuple[str, tuple[str, ...]]:
     """Return the SQL of a device's lot, and the names in it."""
-    lot, names = lot_sql(rollout.rollout_id), []
+    lot = lot_sql(rollout.rollout_id)
+    names: list[str] = []
     cases = []
     for index, wave in enumerate(rollout.policy.waves):
         if wave.devices:
@@ -167,8 +167,9 @@ def _wave(connection: Connection, rollout: RolloutRecord, rows: int) -> str:
     dealt = [0 if spec.devices else have.get(number, 0) for number, spec in enumerate(specs, 1)]
     ends = thresholds(wanted, dealt, coming=coming, total=sum(wanted))
     named = f"WHEN lot < 0 THEN lot - {NAMED - 1} " if any(spec.devices for spec in specs) else ""
-    drawn = " ".join(f"WHEN lot < {end} THEN {number}" for number, end in enumerate(ends, 1))
-    return f"CASE {named}{drawn} ELSE {len(specs)} END" if named or drawn else str(len(specs))
+    # From the last wave down: it is usually the largest, and most lots are compared once.
+    drawn = "".join(f"WHEN lot >= {end} THEN {number} " for number, end in reversed(list(enumerate(ends, 2))))
+    return f"CASE {named}{drawn}ELSE 1 END" if named or drawn else "1"
 
 
 def _have(connection: Connection, rollout: RolloutRecord) -> dict[int, int]:
@@ -261,7 +262,7 @@ def add_late(connection: Connection, rollout: RolloutRecord, now: datetime, rows
         "gateway_id, updated_at) SELECT ?, d.id, d.tenant_id, ?, ?, ?, d.version, x.site_id, x.gateway_id, ? "
         f"FROM {FROM} LEFT JOIN device_place x ON x.device_id = d.id WHERE d.id > ? AND d.id <= ? "
         "AND NOT EXISTS (SELECT 1 FROM rollout_target t WHERE t.rollout_id = ? AND t.device_id = d.id) "
-        f"AND {chosen.matching.text} AND {chosen.excluded_by.text} = ''",
+        f"AND {chosen.writable.text} ON CONFLICT(device_id) WHERE active = 1 DO NOTHING",
         (
             rollout.row_id,
             wave,
@@ -271,8 +272,7 @@ def add_late(connection: Connection, rollout: RolloutRecord, now: datetime, rows
             rollout.fill_cursor,
             last,
             rollout.row_id,
-            *chosen.matching.parameters,
-            *chosen.excluded_by.parameters,
+            *chosen.writable.parameters,
         ),
     ).rowcount
     if late:

@@ -255,14 +255,14 @@ def _expire_one(
 
 def _health(connection: Connection, rollout: RolloutRecord, waves: list[WaveView]) -> Health:
     updated = sum(wave.counts.of(TargetStatus.UPDATED) for wave in waves)
-    said = _count_health(connection, rollout, _UPDATED_LAST) if updated else {}
+    said = _count_health(connection, rollout, UPDATED_LAST) if updated else {}
     return Health(ok=said.get("ok", 0), failing=said.get("failing", 0), updated=updated)
 
 
-_UPDATED_LAST: Final = (
+UPDATED_LAST: Final = (
     "SELECT device_id FROM rollout_target WHERE rollout_id = ? AND status = 'updated' ORDER BY updated_at DESC LIMIT ?"
 )
-_WAITING_LONGEST: Final = (
+WAITING_LONGEST: Final = (
     "SELECT device_id FROM (SELECT device_id, status FROM rollout_target WHERE rollout_id = ? ORDER BY updated_at "
     "LIMIT ?) AS oldest WHERE status = 'waiting'"
 )
@@ -286,10 +286,10 @@ def _check_health(connection: Connection, rollout: RolloutRecord, waves: list[Wa
         return False
     if not any(wave.counts.of(TargetStatus.UPDATED) for wave in waves):
         return False
-    updated = _count_health(connection, rollout, _UPDATED_LAST)
+    updated = _count_health(connection, rollout, UPDATED_LAST)
     if not updated.get("failing"):
         return False
-    waiting = _count_health(connection, rollout, _WAITING_LONGEST)
+    waiting = _count_health(connection, rollout, WAITING_LONGEST)
     if not is_sicker(
         updated["failing"],
         sum(updated.values()),

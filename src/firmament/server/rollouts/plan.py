@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from firmament.server.consent.answers import missing_notes
@@ -72,6 +73,30 @@ def make_plan(
         "needs_approval": needs_approval(policy, total),
         "policy": policy.to_json(),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What is asked before a rollout is made, on a fleet of any size by one look at each device."""
+
+    count: int
+    """How many devices it would reach."""
+    no_notes: dict[str, str] | None
+    """The blocker where owners are asked and the release has no notes for them."""
+
+
+def find_reach(connection: Connection, scope: Scope, *, release: str, selector: str, now: datetime) -> Reach:
+    """Return whom a rollout would reach; raises NotFoundError for the release, MalformedError for the selector."""
+    row = find_named(connection, scope, release)
+    manifest = decode_manifest(bytes(row["manifest"]))
+    chosen = select(connection, scope, selector=selector, manifest=manifest, release_row=row["id"], now=now)
+    targets = chosen.targets()
+    if missing_notes(manifest, asking=1) is None:
+        n = connection.execute(f"SELECT COUNT(*) AS n FROM {FROM} WHERE {targets.text}", targets.parameters).fetchone()
+        return Reach(int(n["n"]), None)
+    # Each target has one mode.
+    modes = count_modes(connection, scope, targets, manifest.update_class, now)
+    return Reach(sum(modes.values()), missing_notes(manifest, asking=modes["ask"]))
 
 
 def needs_approval(policy: Policy, total: int) -> bool:

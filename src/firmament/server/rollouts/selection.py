@@ -34,10 +34,14 @@ SENTENCES: Final[dict[str, tuple[str, str]]] = {
 }
 
 
-_BUSY: Final = (
-    "EXISTS (SELECT 1 FROM rollout_target t WHERE t.device_id = d.id AND t.active = 1 AND t.rollout_id <> ?) "
-    "OR EXISTS (SELECT 1 FROM attempt a WHERE a.device_id = d.id AND a.active = 1)"
+_WANTED: Final = (
+    "EXISTS (SELECT 1 FROM rollout_target t WHERE t.device_id = d.id AND t.active = 1 AND t.rollout_id <> ?)"
 )
+_UPDATING: Final = "EXISTS (SELECT 1 FROM attempt a WHERE a.device_id = d.id AND a.active = 1)"
+
+
+FREE_AT: Final = 8
+"""Which of the rules asks whether something else wants the device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,8 @@ class Selection:
 
     matching: Sql
     excluded_by: Sql
+    writable: Sql
+    """The devices that would be reached, but for those another rollout wants: a unique index knows those."""
 
     def targets(self) -> Sql:
         """Return the condition for the devices that would be reached."""
@@ -83,14 +89,22 @@ def select(
             "EXISTS (SELECT 1 FROM device_mark m WHERE m.device_id = d.id AND m.mark = ?)",
             (Mark.PINNED.value,),
         ),
-        ("free", _BUSY, (rollout_row or 0,)),
     ]
     precursors = [str(payload.precursor_digest) for payload in manifest.payloads if payload.precursor_digest]
     if all(payload.precursor_digest for payload in manifest.payloads):
         rules.append(("payload", f"d.image_digest NOT IN ({', '.join('?' * len(precursors))})", tuple(precursors)))
+    writable = " AND ".join(f"NOT ({text})" for text in (*(text for _, text, _ in rules), _UPDATING))
+    written = tuple(value for _, _, values in rules for value in values)
+    # The order is that of `why.RULES`: a device counts under the first.
+    rules.insert(FREE_AT, ("free", f"{_WANTED} OR {_UPDATING}", (rollout_row or 0,)))
     case = "CASE " + " ".join(f"WHEN {text} THEN '{name}'" for name, text, _ in rules) + " ELSE '' END"
     parameters = tuple(value for _, _, values in rules for value in values)
-    return Selection(condition(connection, scope, selector, now), Sql(case, parameters))
+    matching = condition(connection, scope, selector, now)
+    return Selection(
+        matching,
+        Sql(case, parameters),
+        Sql(f"{matching.text} AND {writable}", (*matching.parameters, *written)),
+    )
 
 
 def count_by_rule(connection: Connection, chosen: Selection) -> dict[str, int]:

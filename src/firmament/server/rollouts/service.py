@@ -14,7 +14,7 @@ from firmament.server.inventory.query import parse, show
 from firmament.server.releases.find import find_named
 from firmament.server.rollouts import actions
 from firmament.server.rollouts.model import write_policy
-from firmament.server.rollouts.plan import make_plan
+from firmament.server.rollouts.plan import Reach, find_reach
 from firmament.server.rollouts.store import RolloutRecord, by_row, insert_rollout
 from firmament.server.scope import Action
 
@@ -44,9 +44,13 @@ def create(  # what a person fills in
     start_at: int | None = None,
     is_draft: bool = False,
     expect_count: int | None = None,
+    reach: Reach | None = None,
     now: datetime,
 ) -> RolloutRecord:
     """Make a rollout, and start it unless it is to stay a draft.
+
+    `reach` is what `plan.find_reach` found a moment ago; it looks at every device, and a
+    transaction that did would keep other writers waiting. Without it, it is looked for here.
 
     Raises ConflictError when `expect_count` is not what would be reached now, or when something
     blocks the start; NotFoundError, MalformedError, ForbiddenError.
@@ -54,14 +58,12 @@ def create(  # what a person fills in
     product = release.partition("/")[0]
     scope.require(Action.START_ROLLOUT, product=product)
     check(name, NAME, what="The rollout's name")
-    plan = make_plan(connection, scope, release=release, selector=selector, policy=policy, now=now)
-    if expect_count is not None and expect_count != plan["count"]:
-        raise ConflictError(
-            "Another number of devices would be reached now", expected=expect_count, found=plan["count"]
-        )
-    blocked = [item for item in plan["blockers"] if item["code"] == NO_NOTES]
-    if blocked and not is_draft:
-        raise ConflictError(blocked[0]["message"], code=NO_NOTES)
+    if reach is None:
+        reach = find_reach(connection, scope, release=release, selector=selector, now=now)
+    if expect_count is not None and expect_count != reach.count:
+        raise ConflictError("Another number of devices would be reached now", expected=expect_count, found=reach.count)
+    if reach.no_notes is not None and not is_draft:
+        raise ConflictError(reach.no_notes["message"], code=NO_NOTES)
     row = find_named(connection, scope, release)
     rollout = insert_rollout(
         connection,
@@ -75,7 +77,7 @@ def create(  # what a person fills in
         start_at=int(now.timestamp()) if start_at is None else start_at,
         now_s=int(now.timestamp()),
     )
-    connection.execute("UPDATE rollout SET total = ? WHERE id = ?", (plan["count"], rollout.row_id))
+    connection.execute("UPDATE rollout SET total = ? WHERE id = ?", (reach.count, rollout.row_id))
     events.append(
         connection,
         scope,
@@ -85,7 +87,7 @@ def create(  # what a person fills in
         name=name,
         release=release,
         selector=rollout.selector,
-        count=plan["count"],
+        count=reach.count,
         note=note,
     )
     if is_draft:
