@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from firmament.server.database.target import PostgresTarget, Target
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
-HEAD: Final = "0013"
+HEAD: Final = "0014"
 """The newest revision below `MIGRATIONS`; a test compares the two."""
 MIGRATION_LOCK: Final = 0x4649524D4D  # "FIRMM": servers that start together migrate one after the other
 
