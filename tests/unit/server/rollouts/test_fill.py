@@ -176,7 +176,7 @@ def test_opening_a_wave_reads_rows_by_an_index_and_none_of_the_waves_targets(fle
 
 
 def test_health_is_asked_of_a_sample_that_an_index_finds(fleet):
-    if fleet.kind == "postgres":
+    if fleet.kind == "postgresql":
         # PostgreSQL scans a table this small whatever there is; without that choice it takes an index too.
         fleet.db.execute("SET enable_seqscan = off")
         fleet.db.execute("SET enable_bitmapscan = off")
