@@ -204,7 +204,7 @@ def test_sizes_add_up_and_every_named_device_is_in_its_own_wave(specs, percents,
 
 
 @given(
-    st.lists(st.integers(0, 5000), min_size=1, max_size=8),
+    st.lists(st.integers(0, 1000), min_size=1, max_size=6),
     st.integers(1, 400),
     st.randoms(use_true_random=False),
 )
