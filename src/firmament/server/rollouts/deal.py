@@ -1,4 +1,4 @@
-"""Which wave a target goes into: pure functions of how many are wanted and how many there are (ADR-0037).
+"""Which wave a target goes into: pure functions of how many are wanted and how many there are (ADR-0038).
 
 Every device draws a lot for a rollout. A chunk of targets is dealt out by comparing lots with
 thresholds, so that the database does it while it writes them; the thresholds of the next chunk

@@ -1,4 +1,4 @@
-"""Writing the targets: once, in chunks that no other writer notices, resumable at any point (ADR-0037).
+"""Writing the targets: once, in chunks that no other writer notices, resumable at any point (ADR-0038).
 
 Step *select* walks the devices in the order of their rows, and the database itself writes the
 targets of each chunk, with their waves. Step *deal* moves the few that are in another wave than

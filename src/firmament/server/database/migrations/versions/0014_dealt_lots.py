@@ -1,4 +1,4 @@
-"""Targets are dealt out while they are written: no order of places is kept (ADR-0037).
+"""Targets are dealt out while they are written: no order of places is kept (ADR-0038).
 
 Rollouts that were being filled begin anew: none of their devices has started.
 """
