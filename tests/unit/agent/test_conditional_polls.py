@@ -62,6 +62,7 @@ def test_what_changed_is_fetched_at_once(idle):
 
 
 def test_a_server_that_lies_delays_an_update_by_hours_and_no_more(idle):
+    """Case 71."""
     idle.server.says_nothing_changed = True
     idle.server.assignment = idle.offered
     asked = [later(idle) for _ in range(6)]
