@@ -16,6 +16,7 @@ from firmament.protocol.status import AttemptStatus
 from firmament.protocol.v1.messages import PollRequest, Report
 from firmament.server import device_link, seen
 from firmament.server.attempts import service as attempts
+from firmament.server.attempts import taking
 from firmament.server.attempts.machine import AttemptState
 from firmament.server.attempts.model import OpenAttempt
 from firmament.server.database.opening import command_database
@@ -265,7 +266,7 @@ class RolloutWorld:
         row = self.db.execute(ATTEMPT_QUERY, (report.attempt_id,)).fetchone()
         session = dataclasses.replace(self._session(device), attempt=self._attempt(row))
         self.submit(
-            lambda connection: attempts.take_report(
+            lambda connection: taking.take_report(
                 connection, session, report, canonical.encode(report.to_json()), self.now
             )
         )

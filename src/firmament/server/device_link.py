@@ -251,6 +251,7 @@ def on_report(session: Session, report: Report, payload: bytes) -> tuple[Session
         if attempt.state is not to:
             effects.append(_ignored(report, f"{to} cannot follow {attempt.state}"))
         return session, effects
+    boot_id_before = report.boot_id if _should_remember_boot(attempt, to) else None
     effects.append(
         MoveAttempt(
             attempt.row_id,
@@ -259,7 +260,7 @@ def on_report(session: Session, report: Report, payload: bytes) -> tuple[Session
             message=report.message,
             log=report.log,
             boot_id=report.boot_id,
-            boot_id_before=report.boot_id if _should_remember_boot(attempt, to) else None,
+            boot_id_before=boot_id_before,
         )
     )
     device = session.device
@@ -277,7 +278,10 @@ def on_report(session: Session, report: Report, payload: bytes) -> tuple[Session
                 device.version, device.sequence_number, device.image_digest, device.boot_id, device.attributes
             )
         )
-    return replace(session, device=device, attempt=replace(attempt, state=to)), effects
+    moved = replace(
+        attempt, state=to, boot_id_before=attempt.boot_id_before if boot_id_before is None else boot_id_before
+    )
+    return replace(session, device=device, attempt=moved), effects
 
 
 def check_report(session: Session, report: Report, *, owner_row_id: int | None) -> None:

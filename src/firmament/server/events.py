@@ -14,6 +14,7 @@ from firmament.log import clean
 from firmament.server.audit.chain import seal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from firmament.server.database.port import Connection, Row
@@ -108,6 +109,35 @@ class Event(StrEnum):
     ENROLMENT_TOKEN_ISSUED = "enrolment-token.issued"  # noqa: S105 - an event, not a secret
 
 
+_INSERT: Final = (
+    "INSERT INTO event_unsealed(tenant_id, at, kind, actor, subject, facts) "
+    "SELECT tenant_id, at, kind, actor, subject, facts FROM given ORDER BY given.place"
+)
+_COLUMNS: Final = "place bigint, tenant_id bigint, at bigint, kind text, actor text, subject text, facts bytea"
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """One event to write; see `append`."""
+
+    scope: Scope
+    event: Event
+    now: datetime
+    subject: str
+    facts: Mapping[str, Any]
+
+    def row(self) -> tuple[int, int, str, str, str, bytes]:
+        """Return the values of its row, in the order of the table's columns."""
+        return (
+            self.scope.tenant_id,
+            int(self.now.timestamp()),
+            self.event.value,
+            self.scope.actor,
+            self.subject,
+            canonical.encode(_json(clean(dict(self.facts)))),
+        )
+
+
 def append(  # one row, always inside the caller's transaction
     connection: Connection, scope: Scope, event: Event, now: datetime, *, subject: str = "", **facts: Any
 ) -> None:
@@ -118,18 +148,16 @@ def append(  # one row, always inside the caller's transaction
     """
     connection.execute(
         "INSERT INTO event_unsealed(tenant_id, at, kind, actor, subject, facts) VALUES (?, ?, ?, ?, ?, ?)",
-        (
-            scope.tenant_id,
-            int(now.timestamp()),
-            event.value,
-            scope.actor,
-            subject,
-            canonical.encode(_json(clean(facts))),
-        ),
+        NewEvent(scope, event, now, subject, facts).row(),
     )
     # sqlite3 outside a transaction commits each statement by itself: then this was the commit.
     if not getattr(connection, "in_transaction", True):
         seal(connection)
+
+
+def append_many(connection: Connection, new: Sequence[NewEvent]) -> None:
+    """Write many events in this order, inside the caller's transaction; as `append`."""
+    connection.change_many(_INSERT, _COLUMNS, [(place, *one.row()) for place, one in enumerate(new)])
 
 
 @dataclass(frozen=True, slots=True)

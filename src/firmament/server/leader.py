@@ -18,13 +18,14 @@ from firmament.errors import FirmamentError, LockedError
 from firmament.log import logger
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from firmament.core.clock import Clock
     from firmament.server.database.leader_lock import Standing
     from firmament.server.database.port import Connection, Database
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 log = logger("server.leader")
 
 BEAT_S: Final = 1.0
@@ -158,6 +159,19 @@ class FencedDatabase:
             return job(connection)
 
         return await self._database.submit(fenced)
+
+    async def submit_among(self, job: Callable[[Connection, Sequence[Item]], Sequence[T | Exception]], item: Item) -> T:
+        """See the port; whoever acts as the leader does so alone, as in `submit`."""
+        if _ACTING.get() is None:
+            return await self._database.submit_among(job, item)
+
+        def alone(connection: Connection) -> T:
+            (answer,) = job(connection, [item])
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        return await self.submit(alone)
 
     async def end(self) -> None:
         """See the port."""

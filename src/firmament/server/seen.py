@@ -46,9 +46,9 @@ def write_seen(connection: Connection, rows: list[tuple[int, int, str, int]]) ->
 
     Servers flush beside each other, so what is written may be older than what is there.
     """
-    connection.executemany(
-        "INSERT INTO device_seen(device_id, last_seen, address, last_poll) VALUES (?, ?, ?, ?) "
-        "ON CONFLICT(device_id) DO UPDATE SET "
+    connection.change_many(
+        "INSERT INTO device_seen(device_id, last_seen, address, last_poll) "
+        "SELECT device_id, last_seen, address, last_poll FROM given WHERE 1 = 1 ON CONFLICT(device_id) DO UPDATE SET "
         "address = CASE WHEN excluded.last_seen < device_seen.last_seen THEN device_seen.address "
         "ELSE excluded.address END, "
         "last_seen = CASE WHEN excluded.last_seen < device_seen.last_seen THEN device_seen.last_seen "
@@ -61,5 +61,6 @@ def write_seen(connection: Connection, rows: list[tuple[int, int, str, int]]) ->
         "ELSE (3 * device_seen.interval_s + excluded.last_poll - device_seen.last_poll) / 4 END, "
         "last_poll = CASE WHEN excluded.last_poll < device_seen.last_poll THEN device_seen.last_poll "
         "ELSE excluded.last_poll END",
+        "device_id bigint, last_seen bigint, address text, last_poll bigint",
         rows,
     )

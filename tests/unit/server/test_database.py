@@ -229,6 +229,84 @@ def test_a_burst_shares_commits_and_one_failure_takes_no_other_with_it(target, d
     assert len(commits) == 2
 
 
+def count_each(sizes, poison=None):
+    """A job for many items: each item's name goes in; "no" is answered with an error, the poison makes it raise."""
+
+    def job(connection, items):
+        sizes.append(len(items))
+        for item in items:
+            if item == poison:
+                raise ValueError(item)
+        connection.change_many(
+            "INSERT INTO product(tenant_id, name, created_at) SELECT tenant_id, name, created_at FROM given",
+            "tenant_id bigint, name text, created_at bigint",
+            [(1, item, 0) for item in items if item != "no"],
+        )
+        return [ConflictError("No") if item == "no" else item.upper() for item in items]
+
+    return job
+
+
+def test_what_many_submit_for_one_job_runs_once_and_each_has_an_answer_of_its_own(target, database):
+    sizes = []
+    job, other = count_each(sizes), count_each(sizes)
+
+    async def story():
+        async with Held(database):
+            waiting = [asyncio.create_task(database.submit_among(job, item)) for item in ("a", "no", "b")]
+            waiting += [asyncio.create_task(database.submit(add("c")))]
+            waiting += [
+                asyncio.create_task(database.submit_among(kind, item)) for kind, item in ((other, "d"), (job, "e"))
+            ]
+            await asyncio.sleep(0)
+        return await asyncio.gather(*waiting, return_exceptions=True)
+
+    results = run(database, story)
+    assert [getattr(result, "code", result) for result in results] == ["A", ConflictError.code, "B", "c", "D", "E"]
+    assert sizes == [4, 1]
+    assert names(target) == ["a", "b", "e", "c", "d"]
+
+
+def test_one_that_a_set_cannot_take_costs_the_others_nothing(target, database):
+    sizes = []
+    job = count_each(sizes, poison="x")
+
+    async def story():
+        async with Held(database):
+            waiting = [asyncio.create_task(database.submit_among(job, item)) for item in "abcdxfgh"]
+            await asyncio.sleep(0)
+        return await asyncio.gather(*waiting, return_exceptions=True)
+
+    results = run(database, story)
+    assert [str(result) for result in results] == ["A", "B", "C", "D", "x", "F", "G", "H"]
+    assert isinstance(results[4], ValueError)
+    assert names(target) == list("abcdfgh")
+    assert sum(sizes) == 8 + 4 + 4 + 2 + 2 + 1 + 1, "halved around the one, not taken one by one"
+
+
+HARD = ["plain", "", 'quo"te', "back\\slash", "{a,b}", "NULL", "null", "é\n\t'", " ", "%s ? :x $1"]
+
+
+def test_rows_that_are_given_arrive_as_they_are_on_both_databases(target):
+    columns = "place bigint, word text, data bytea"
+    given = [(place, word, word.encode() + b"\0\xff") for place, word in enumerate(HARD)] + [(-(2**63), None, None)]
+    with command_database(target) as commands:
+        found = commands.read(
+            lambda connection: connection.find_many("SELECT place, word, data FROM given WHERE 1 = 1", columns, given)
+        )
+        none = commands.read(lambda connection: connection.find_many("SELECT place FROM given", "place bigint", []))
+        nothing = commands.transact(
+            lambda connection: connection.change_many(
+                "UPDATE number SET value = given.value FROM given WHERE number.name = given.name",
+                "name text, value bigint",
+                [],
+            )
+        )
+    rows = [(row["place"], row["word"], row["data"] if row["data"] is None else bytes(row["data"])) for row in found]
+    assert sorted(rows) == sorted(given)
+    assert (none, nothing) == ([], 0)
+
+
 def test_too_much_waiting_is_refused(target, database, monkeypatch):
     small = Writer.__new__(Writer)
     monkeypatch.setattr(writers, "MAX_QUEUED_JOBS", 1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
-from firmament.core.digest import Digest
 from firmament.core.ids import AttemptId
 from firmament.errors import (
     HardwareMismatchError,
@@ -25,15 +24,15 @@ from firmament.server.inventory.marks import require_not_pinned
 from firmament.server.inventory.store import decode_manifest, get_device
 from firmament.server.releases.find import find_served
 from firmament.server.rollouts import follow
-from firmament.server.scope import Action, Scope, of_device
+from firmament.server.rollouts.book import DirectBook
+from firmament.server.scope import Action, Scope
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from firmament.protocol.v1.messages import Report
     from firmament.server.database.port import Connection, Row
-    from firmament.server.device_link import Effect, Session
+    from firmament.server.device_link import Effect
     from firmament.server.inventory.model import Device
 
 _SELECT: Final = """
@@ -223,7 +222,7 @@ def _move(connection: Connection, scope: Scope, device: Device, effect: device_l
     )
     if row["rollout_id"] is not None:
         follow.on_attempt(
-            connection,
+            DirectBook(connection),
             rollout_row=row["rollout_id"],
             device_row=device.row_id,
             attempt_row=effect.row_id,
@@ -254,17 +253,3 @@ def accept(connection: Connection, device: Device, number: int, digest: bytes, n
         (device.row_id, number, digest, int(now.timestamp())),
     ).fetchone()
     return row is not None or not was_accepted(connection, device, number, digest)
-
-
-def take_report(connection: Connection, session: Session, report: Report, payload: bytes, now: datetime) -> None:
-    """Store one verified report and what it changes; the same again changes nothing.
-
-    "Accepted before" and the change share a transaction, so that of two copies that arrive
-    together one is the repeat. Raises ReplayError for a number that was used.
-    """
-    device = session.device
-    if not accept(connection, device, report.report_number, Digest.of(payload).value, now):
-        return
-    _, found = device_link.on_report(session, report, payload)
-    effects = [effect for effect in found if not isinstance(effect, device_link.AcceptReport)]  # that is done
-    carry_out(connection, of_device(device.tenant_id, device.device_id), device, effects, now)

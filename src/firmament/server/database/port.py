@@ -6,6 +6,14 @@
 SQL is written once, for SQLite and PostgreSQL alike: ``?`` for parameters, ``RETURNING`` instead
 of a last row id, ``ON CONFLICT``, no function that only one of the two has. Services get a
 `Connection` and know neither engine nor thread.
+
+What concerns many rows says so, and reads them ``FROM given``, once (ADR-0039):
+
+    connection.change_many(
+        "UPDATE attempt SET state = given.state FROM given WHERE attempt.id = given.id",
+        "id bigint, state text",
+        [(7, "fetching"), (8, "staged")],
+    )
 """
 
 from __future__ import annotations
@@ -16,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 
 class Row(Protocol):
@@ -51,6 +60,18 @@ class Connection(Protocol):
     def executemany(self, sql: str, parameters: Iterable[Sequence[Any]], /) -> Cursor:
         """Run one statement for each of many rows."""
 
+    def change_many(self, sql: str, columns: str, rows: Sequence[Sequence[Any]], /) -> int:
+        """Run one statement over the table ``given`` of these rows; return how many rows it touched.
+
+        `columns` names the table's columns with their types: bigint, text or bytea. An engine may
+        show the statement all the rows at once or each by itself: it must come to the same. So no
+        two rows concern one row of the database, and nothing is counted over ``given``. An INSERT
+        that says ON CONFLICT needs a WHERE before it.
+        """
+
+    def find_many(self, sql: str, columns: str, rows: Sequence[Sequence[Any]], /) -> list[Any]:
+        """Run one statement as `change_many`; return the `Row`s it answers with, in no order."""
+
 
 class Database(Protocol):
     """A running server's way to its rows."""
@@ -78,6 +99,14 @@ class Database(Protocol):
 
         The last act before each commit is `audit.chain.seal`. Raises OverloadedError when too
         many jobs wait, and whatever the job raises.
+        """
+
+    async def submit_among(self, job: Callable[[Connection, Sequence[Item]], Sequence[T | Exception]], item: Item) -> T:
+        """Run a job for one item together with the items that others submit for the same job.
+
+        The job gets them in the order they came, and returns for each its result or what to
+        raise to whoever submitted it. One that it cannot take as it is, so that the job itself
+        raises, costs the others nothing: they are taken without it. Otherwise as `submit`.
         """
 
     async def end(self) -> None:

@@ -27,7 +27,7 @@ from firmament.errors import OverloadedError, SettingError
 from firmament.log import logger
 from firmament.server.audit.chain import seal
 from firmament.server.database.look_ups import LookUps
-from firmament.server.database.postgres_sql import AWAY_RETRY_S, mapped_postgres_errors, translate
+from firmament.server.database.postgres_sql import AWAY_RETRY_S, arrays, mapped_postgres_errors, translate, with_given
 from firmament.server.database.writer import BUSY_RETRY_S, Writer
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from firmament.server.database.target import PostgresTarget
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 log = logger("server.database")
 
 CONNECT_TIMEOUT_S: Final = 5
@@ -79,6 +80,18 @@ class PostgresConnection:
         cursor = self.raw.cursor()
         cursor.executemany(translate(sql).encode(), parameters)
         return cursor
+
+    def change_many(self, sql: str, columns: str, rows: Sequence[Sequence[Any]], /) -> int:
+        """See the port."""
+        return self._with_given(sql, columns, rows).rowcount if rows else 0
+
+    def find_many(self, sql: str, columns: str, rows: Sequence[Sequence[Any]], /) -> list[Any]:
+        """See the port."""
+        return self._with_given(sql, columns, rows).fetchall() if rows else []
+
+    def _with_given(self, sql: str, columns: str, rows: Sequence[Sequence[Any]]) -> psycopg.Cursor[dict[str, Any]]:
+        # One array for each column: one statement to parse, plan and answer, however many the rows.
+        return self.raw.execute(with_given(sql, columns), arrays(columns, rows))
 
     @property
     def in_transaction(self) -> bool:
@@ -317,6 +330,10 @@ class PostgresDatabase:
     async def submit(self, job: Callable[[Connection], T]) -> T:
         """See the port."""
         return await self._writer.submit(job)
+
+    async def submit_among(self, job: Callable[[Connection, Sequence[Item]], Sequence[T | Exception]], item: Item) -> T:
+        """See the port."""
+        return await self._writer.submit_among(job, item)
 
     async def end(self) -> None:
         """See the port."""

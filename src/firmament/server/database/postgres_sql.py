@@ -21,7 +21,8 @@ from firmament.errors import (
 from firmament.server.database.writer import BUSY_RETRY_S
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
 
     from firmament.errors import FirmamentError
 
@@ -45,6 +46,35 @@ _BUSY: Final = (
 def translate(sql: str) -> str:
     """Write ``?`` as ``%s`` and ``%`` as ``%%``, but leave question marks in literals, names and comments."""
     return _PIECE.sub(_translated, sql)
+
+
+@lru_cache(maxsize=256)
+def with_given(sql: str, columns: str) -> bytes:
+    """Put the table ``given`` into a statement: one array as a parameter for each column."""
+    before, after = sql.split("FROM given", 1)
+    names, types = zip(*(column.split() for column in columns.split(",")), strict=True)
+    arrays = ", ".join(f"%s::{type_}[]" for type_ in types)
+    return f"{translate(before)}FROM unnest({arrays}) AS given({', '.join(names)}){translate(after)}".encode()
+
+
+def arrays(columns: str, rows: Sequence[Sequence[Any]]) -> list[str]:
+    """Write each column's values as PostgreSQL writes an array; the driver takes three times as long for it."""
+    types = [column.split()[1] for column in columns.split(",")]
+    return [
+        "{" + ",".join(["NULL" if value is None else _ELEMENT[type_](value) for value in values]) + "}"
+        for type_, values in zip(types, zip(*rows, strict=True), strict=True)
+    ]
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _hexadecimal(data: bytes) -> str:
+    return '"\\\\x' + data.hex() + '"'
+
+
+_ELEMENT: Final[dict[str, Callable[[Any], str]]] = {"bigint": str, "text": _quoted, "bytea": _hexadecimal}
 
 
 def _translated(match: re.Match[str]) -> str:

@@ -3,7 +3,8 @@
 Jobs queue up while a commit is being made durable and share the next one, so a burst costs few
 fsyncs and a lone job waits for none but its own. `submit` resolves after the commit: whoever
 awaits it may tell the device "stored" (stack.md §3). Each job runs in a savepoint, so that one
-that fails takes nothing of its neighbours with it.
+that fails takes nothing of its neighbours with it. Jobs that many submit, each for an item of its
+own, run once for all items of a commit (`submit_among`, ADR-0039).
 """
 
 from __future__ import annotations
@@ -19,19 +20,22 @@ from firmament.log import logger
 from firmament.server.audit.chain import seal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     from firmament.server.database.port import Connection
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 log = logger("server.database")
 
 MAX_QUEUED_JOBS: Final = 4096
 # At 17k single-row commits a second (stack.md §3) the queue is a quarter of a second deep.
 MAX_JOBS_PER_COMMIT: Final = 500
 BUSY_RETRY_S: Final = 1
-Job = tuple["Callable[[Connection], Any]", "asyncio.Future[Any] | None", "asyncio.AbstractEventLoop | None"]
+_ALONE: Final = object()
+Job = tuple["Callable[..., Any]", "asyncio.Future[Any]", "asyncio.AbstractEventLoop", Any]
+"""What to run, who waits for it, and the item among others', `_ALONE` for a job of its own."""
 Result = tuple[Job, Any, BaseException | None]
 
 
@@ -74,10 +78,19 @@ class Writer:
 
         Raises OverloadedError when too many jobs wait, and whatever the job raises.
         """
+        found: T = await self._queued(job, _ALONE)
+        return found
+
+    async def submit_among(self, job: Callable[[Connection, Sequence[Item]], Sequence[T | Exception]], item: Item) -> T:
+        """See the port."""
+        found: T = await self._queued(job, item)
+        return found
+
+    async def _queued(self, job: Callable[..., Any], item: Any) -> Any:
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
+        future: asyncio.Future[Any] = loop.create_future()
         try:
-            self._jobs.put_nowait((job, future, loop))
+            self._jobs.put_nowait((job, future, loop, item))
         except queue.Full:
             raise OverloadedError(
                 "Too many changes are waiting for the disk", waiting=MAX_QUEUED_JOBS, retry_after_s=BUSY_RETRY_S
@@ -115,33 +128,66 @@ class Writer:
         try:
             with self.engine.mapped_errors():
                 connection = self.engine.begin()
-                results.extend((entry, *self._one(connection, entry[0])) for entry in batch)
+                for entries in _sets(batch):
+                    results.extend(self._set(connection, entries))
                 seal(connection)
                 self.engine.commit()
         except FirmamentError as error:
             log.warning("database.commit-failed", code=error.code, reason=str(error), jobs=len(batch))
             self.engine.roll_back()
             results = [(entry, None, error) for entry in batch]
-        for (_, future, loop), value, problem in results:
-            if future is not None and loop is not None:
-                with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits any more
-                    loop.call_soon_threadsafe(_resolve, future, value, problem)
+        for loop, of_loop in _by_loop(results).items():
+            with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits any more
+                loop.call_soon_threadsafe(_resolve, of_loop)
 
-    def _one(self, connection: Connection, job: Callable[[Connection], Any]) -> tuple[Any, BaseException | None]:
+    def _set(self, connection: Connection, entries: Sequence[Job]) -> list[Result]:
+        """Run a job of its own, or one for many items; halve these until whoever makes it raise stands alone."""
+        job, _, _, item = entries[0]
         self.engine.mark()
         try:
             with self.engine.mapped_errors():
-                value = job(connection)
+                if item is _ALONE:
+                    return [(entries[0], job(connection), None)]
+                answers = job(connection, [entry[3] for entry in entries])
         except Exception as error:  # noqa: BLE001 - handed to whoever waits for this job
             self.engine.fall_back()
-            return None, error
-        return value, None
+            if len(entries) == 1:
+                return [(entries[0], None, error)]
+            half = len(entries) // 2
+            return self._set(connection, entries[:half]) + self._set(connection, entries[half:])
+        return [
+            (entry, None, answer) if isinstance(answer, Exception) else (entry, answer, None)
+            for entry, answer in zip(entries, answers, strict=True)
+        ]
 
 
-def _resolve(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
-    if future.cancelled():
-        return
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(value)
+def _sets(batch: Sequence[Job]) -> list[list[Job]]:
+    """Put those together that share a job for many items; whoever awaits one has submitted nothing after it."""
+    found: list[list[Job]] = []
+    shared: dict[Callable[..., Any], list[Job]] = {}
+    for entry in batch:
+        if entry[3] is _ALONE:
+            found.append([entry])
+        elif entry[0] in shared:
+            shared[entry[0]].append(entry)
+        else:
+            shared[entry[0]] = [entry]
+            found.append(shared[entry[0]])
+    return found
+
+
+def _by_loop(results: Sequence[Result]) -> dict[asyncio.AbstractEventLoop, list[Result]]:
+    found: dict[asyncio.AbstractEventLoop, list[Result]] = {}
+    for result in results:
+        found.setdefault(result[0][2], []).append(result)
+    return found
+
+
+def _resolve(results: Sequence[Result]) -> None:
+    for (_, future, _, _), value, error in results:
+        if future.cancelled():
+            continue
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(value)

@@ -6,6 +6,7 @@ Dispatched before the operator's framework, because most requests a server ever 
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -33,7 +34,9 @@ from firmament.protocol.v1.messages import (
 )
 from firmament.server import device_link, events, versions
 from firmament.server.attempts import service as attempts
+from firmament.server.attempts import taking
 from firmament.server.attempts.machine import MAY_STILL_ASK
+from firmament.server.attempts.taking import Told
 from firmament.server.consent import answers
 from firmament.server.consent.rules import asked_at_least
 from firmament.server.device_link import Intervals, Session
@@ -373,31 +376,41 @@ class DeviceApi:
     async def _report(self, exchange: _Exchange) -> None:
         device, _ = await self._device(exchange)
         batch = decode_report_batch(await self._body(exchange))
+        opened = await asyncio.gather(
+            *(self._opened(device, value) for value in batch.envelopes), return_exceptions=True
+        )
+        # All in this order before the first is awaited: what arrives together is stored together.
+        answers = await asyncio.gather(*map(self._take, opened), return_exceptions=True)
         accepted: list[int] = []
         refused: FirmamentError | None = None
-        for value in batch.envelopes:
-            try:
-                accepted.append(await self._one_report(device, value))
-            except FirmamentError as error:
-                refused = refused or error
-                exchange.code = error.code
-                await self._note_refusal(device, error)
+        for found in answers:
+            if isinstance(found, FirmamentError):
+                refused = refused or found
+                exchange.code = found.code
+                await self._note_refusal(device, found)
+            elif isinstance(found, BaseException):
+                raise found
+            else:
+                accepted.append(found)
         if refused is not None and not accepted:
             raise refused
         await self._json(exchange, ReportReply(tuple(accepted)).to_json())
 
-    async def _one_report(self, device: Device, value: Mapping[str, Any]) -> int:
+    async def _opened(self, device: Device, value: Mapping[str, Any]) -> Told:
         identity_key = await self._parts.link_reader.identity_key(device)
         report, payload = open_report(value, identity_key=identity_key, keyid=device.identity_keyid)
         found = await self._parts.link_reader.attempt(report.attempt_id)
         attempt, owner = found if found is not None else (None, None)
         about = Session(device, attempt)
         device_link.check_report(about, report, owner_row_id=owner)
-        await self._parts.database.submit(
-            lambda connection: attempts.take_report(connection, about, report, payload, self._parts.clock.now())
-        )
-        self._log_report(device, report)
-        return report.report_number
+        return Told(about, report, payload, self._parts.clock.now())
+
+    async def _take(self, told: Told | BaseException) -> int:
+        if isinstance(told, BaseException):
+            raise told
+        await self._parts.database.submit_among(taking.take_reports, told)
+        self._log_report(told.session.device, told.report)
+        return told.report.report_number
 
     def _log_report(self, device: Device, report: Report) -> None:
         log.info(

@@ -12,6 +12,7 @@ from firmament.server import events
 from firmament.server.events import Event
 from firmament.server.inventory.attributes import HEALTH
 from firmament.server.rollouts import sites
+from firmament.server.rollouts.book import rhythm
 from firmament.server.rollouts.chunks import release_some, send_back_some, withdraw_offer, withdraw_offers
 from firmament.server.rollouts.decide import (
     CloseWave,
@@ -26,7 +27,7 @@ from firmament.server.rollouts.decide import (
     silence_s,
 )
 from firmament.server.rollouts.fill import CHUNK, add_late, fill_some, start_if_due
-from firmament.server.rollouts.follow import fail, rhythm
+from firmament.server.rollouts.follow import fail
 from firmament.server.rollouts.machine import (
     ENDED,
     LIVE,

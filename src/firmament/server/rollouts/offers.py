@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from firmament.server.attempts.opening import Origin, cancel_attempt, open_attempt
+from firmament.server.rollouts.book import rhythm
 from firmament.server.rollouts.decide import Code, deadline
 from firmament.server.rollouts.facts import ask_about_start
-from firmament.server.rollouts.follow import rhythm
 from firmament.server.rollouts.machine import ENDED, TargetStatus
 from firmament.server.rollouts.stop import engine_scope
 from firmament.server.rollouts.store import RolloutRecord, by_row

@@ -112,7 +112,7 @@ def move_target(  # every fact of a move, by name
         if move(target.status, to) is None:
             return None
         slot = (takes_slot or target.slot) if to in STARTED else 0
-        is_active = stays_active and to in WANTS_SOMETHING and _is_free(connection, target)
+        is_active = stays_active and to in WANTS_SOMETHING and is_free(connection, target)
         changed = connection.execute(
             "UPDATE rollout_target SET status = ?, active = ?, holds_slot = ?, code = ?, deadline = ?, not_before = ?, "
             "attempt_id = ?, tries = ?, source = ?, updated_at = ? "
@@ -149,7 +149,7 @@ def move_target(  # every fact of a move, by name
     return None
 
 
-def _is_free(connection: Connection, target: Target) -> bool:
+def is_free(connection: Connection, target: Target) -> bool:
     """Whether the target is the active one of its device, or may become it."""
     if target.is_active:
         return True
@@ -262,10 +262,14 @@ def take_slot(connection: Connection, target: Target, room: Room, *, now_s: int)
 
 def give_slot(connection: Connection, target: Target) -> None:
     """Give a target's places back."""
-    for scope, _ in _scopes(target, Room(0, None, 1, 1, None, is_old_stock=target.slot == 2)):  # noqa: PLR2004 - see Target
+    for scope in held_scopes(target):
         _give(connection, target.rollout_id, scope)
-    if target.slot == 1:
-        _give(connection, target.rollout_id, EVERYTHING)
+
+
+def held_scopes(target: Target) -> list[str]:
+    """Return the limits in which a target that has a slot holds a place."""
+    scopes = _scopes(target, Room(0, None, 1, 1, None, is_old_stock=target.slot == 2))  # noqa: PLR2004 - see Target
+    return [scope for scope, _ in scopes] + ([EVERYTHING] if target.slot == 1 else [])
 
 
 def _scopes(target: Target, room: Room) -> list[tuple[str, int | None]]:

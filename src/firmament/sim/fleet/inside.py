@@ -20,6 +20,7 @@ from firmament.core.ids import AttemptId, DeviceId
 from firmament.core.manifest import Image, Manifest, Payload
 from firmament.server import device_link, seen
 from firmament.server.attempts import service as attempts
+from firmament.server.attempts import taking
 from firmament.server.attempts.machine import AttemptState
 from firmament.server.attempts.model import OpenAttempt
 from firmament.server.database.connection import connect, transact
@@ -277,7 +278,7 @@ class InsideServer:
         device_link.check_report(session, report, owner_row_id=found["device_id"])
         transact(
             self._db,
-            lambda connection: attempts.take_report(connection, session, report, payload, self._now),
+            lambda connection: taking.take_report(connection, session, report, payload, self._now),
         )
 
     def _attempt(self, row: Any) -> OpenAttempt:
