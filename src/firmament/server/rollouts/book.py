@@ -40,11 +40,12 @@ _UPDATE: Final = (
     "UPDATE rollout_target SET status = given.status, active = given.active, holds_slot = given.holds_slot, "
     "code = given.code, deadline = given.deadline, not_before = given.not_before, updated_at = given.updated_at "
     "FROM given WHERE rollout_target.rollout_id = given.rollout_id AND rollout_target.device_id = given.device_id "
-    "AND rollout_target.status = given.was AND rollout_target.holds_slot = given.held"
+    "AND rollout_target.status = given.was AND rollout_target.holds_slot = given.held "
+    "AND rollout_target.wave = given.wave"
 )
 _UPDATE_COLUMNS: Final = (
     "rollout_id bigint, device_id bigint, status text, active bigint, holds_slot bigint, code text, deadline bigint, "
-    "not_before bigint, updated_at bigint, was text, held bigint"
+    "not_before bigint, updated_at bigint, was text, held bigint, wave bigint"
 )
 _LIMIT: Final = (
     "UPDATE rollout_limit SET in_flight = in_flight + given.n FROM given "
@@ -222,9 +223,8 @@ class HeldBook:
         is_active = stays_active and to in WANTS_SOMETHING and self._is_free(was)
         if was.slot and not slot:
             self._limits.update({(was.rollout_id, scope): -1 for scope in held_scopes(was)})
-        if was.wave:
-            self._counters[was.rollout_id, was.wave, was.status.value, was.tenant_id] -= 1
-            self._counters[was.rollout_id, was.wave, to.value, was.tenant_id] += 1
+        self._counters[was.rollout_id, was.wave, was.status.value, was.tenant_id] -= 1
+        self._counters[was.rollout_id, was.wave, to.value, was.tenant_id] += 1
         if was.status in COUNTS_AS_FAILED:
             self._reasons[was.rollout_id, was.code, was.tenant_id] -= 1
         if to in COUNTS_AS_FAILED:
@@ -290,6 +290,7 @@ class HeldBook:
                 held.now.updated_at,
                 held.stored.status.value,
                 held.stored.slot,
+                held.stored.wave,
             )
             for held in changed
         ]
