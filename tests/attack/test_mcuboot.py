@@ -3,8 +3,8 @@
 import pytest
 from attack import payloads
 from attack.payloads import publish, sealed_whole
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
+from support.pem import private_pem, public_pem
 
 from firmament.errors import KeyWrapError, MalformedError, SignatureError
 from firmament.payload import mcuboot
@@ -12,15 +12,6 @@ from firmament.payload.readers import BytesReader
 from firmament.release import mcuboot_build
 
 APPLICATION = b"the motor's own firmware" * 500
-
-
-def private_pem(key):
-    form = serialization.PrivateFormat.PKCS8
-    return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
-
-
-def public_pem(key):
-    return key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def content_key_of(image, key):

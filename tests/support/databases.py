@@ -19,7 +19,6 @@ tests that kill PostgreSQL.
 
 import atexit
 import contextlib
-import ctypes
 import os
 import shutil
 import signal
@@ -33,6 +32,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from support.life import die_with_parent, own_directory
 
 from firmament.server.database import connection as sqlite
 from firmament.server.database import postgres
@@ -42,7 +42,6 @@ from firmament.server.database.target import PostgresTarget, Target
 KINDS = ("sqlite", "postgresql")
 USER = "postgres"  # Debian's package makes it
 START_DEADLINE_S = 30
-PR_SET_PDEATHSIG = 1
 
 
 def binaries() -> Path:
@@ -56,7 +55,7 @@ class Cluster:
     """A PostgreSQL of our own on loopback."""
 
     def __init__(self, *, fsync: bool = False, directory: Path | None = None) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="firmament-postgres-")) if directory is None else directory
+        self.directory = own_directory("firmament-postgres-") if directory is None else directory
         self.as_user = {"user": USER, "group": USER, "extra_groups": []} if os.getuid() == 0 else {}
         if self.as_user:
             shutil.chown(self.directory, USER, USER)
@@ -115,7 +114,7 @@ class Cluster:
                 stderr=log,
                 cwd=self.directory,
                 env={"PATH": os.environ["PATH"], "TZ": "UTC"},
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one C call, before any thread of ours
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - one C call, before any thread of ours
                 **self.as_user,
             )
         deadline = time.monotonic() + START_DEADLINE_S
@@ -166,10 +165,6 @@ class Cluster:
     def drop(self, name: str) -> None:
         with psycopg.connect(self.url("postgres"), password=self.password, autocommit=True) as connection:
             connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @lru_cache(maxsize=1)

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from support.life import die_with_parent
 
 from firmament.server.payloads.s3_account import S3Account
 
@@ -149,6 +150,7 @@ class Swift:
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
+                    preexec_fn=die_with_parent,  # noqa: PLW1509 - one C call, before any thread of ours
                 )
         for name in names or _SERVERS:
             self._await(name)

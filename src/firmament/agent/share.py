@@ -70,16 +70,17 @@ class Share:
                 return
             make_directory_durably(self._disk, self._directory)
             kept = self._kept()
+            if any(found == payload.digest.hex for _, found, _ in kept):
+                return
             while kept and (
                 len(kept) >= MAX_FILES
                 or payload.length_bytes + sum(self._length(name) for _, _, name in kept) > self._limit_bytes
             ):
                 self._disk.remove(self._directory / kept.pop(0)[2])
             number = kept[-1][0] + 1 if kept else 1
-            if not any(found == payload.digest.hex for _, found, _ in kept):
-                self._disk.replace(path, self._directory / f"{number}-{payload.digest.hex}")
-                self._disk.sync_directory(self._directory)
-                log.info("share.kept", payload=payload.target, length_bytes=payload.length_bytes)
+            self._disk.replace(path, self._directory / f"{number}-{payload.digest.hex}")
+            self._disk.sync_directory(self._directory)
+            log.info("share.kept", payload=payload.target, length_bytes=payload.length_bytes)
 
     def offer_slot(self, label: Label, payload: Payload) -> None:
         """Offer what a slot holds: the payload went into it as it travelled, and was read back."""

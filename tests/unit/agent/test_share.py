@@ -98,6 +98,9 @@ def test_older_payloads_give_way_and_one_above_the_limit_is_not_kept(share, stor
     assert len(kept(tmp_path)) == MAX_FILES
     share.keep(stored(4 * DATA), payload(4 * DATA))
     assert len(kept(tmp_path)) == MAX_FILES
+    full = kept(tmp_path)
+    share.keep(stored(bytes([MAX_FILES])), payload(bytes([MAX_FILES])))
+    assert kept(tmp_path) == full, "what is there already needs no room"
 
 
 def test_what_went_straight_into_a_slot_is_read_from_there_until_it_is_written_again(share, tmp_path):

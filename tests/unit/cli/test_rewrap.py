@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from imgtool import image as imgtool
 from imgtool import keys as imgtool_keys
 from support import documents
+from support.pem import private_pem, public_pem
 
 from firmament.cli.agent import program as agent
 from firmament.cli.main import program
@@ -27,15 +27,6 @@ MAKERS = {
     "p-256": lambda: ec.generate_private_key(ec.SECP256R1()),
     "x25519": x25519.X25519PrivateKey.generate,
 }
-
-
-def private_pem(key, passphrase=None):
-    how = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
-    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, how)
-
-
-def public_pem(key):
-    return key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 @pytest.fixture(params=MAKERS)

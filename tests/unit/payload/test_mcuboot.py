@@ -7,10 +7,10 @@ import struct
 from dataclasses import replace
 
 import pytest
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.pem import private_pem, public_pem
 
 from firmament.errors import (
     DigestMismatchError,
@@ -49,15 +49,6 @@ MAKERS = {
     "ecdsa-p256": lambda: ec.generate_private_key(ec.SECP256R1()),
     "ed25519": x25519.X25519PrivateKey.generate,
 }
-
-
-def private_pem(key, passphrase=None):
-    how = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
-    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, how)
-
-
-def public_pem(key):
-    return key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def make(name="ed25519", recipe=RECIPE, application=APPLICATION):

@@ -6,7 +6,8 @@ import subprocess
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from support.pem import public_pem
 
 from firmament.core.digest import Digest
 from firmament.errors import FirmamentError, KeyFileError, MalformedError, SettingError, SignatureError
@@ -29,10 +30,6 @@ def private():
 
 def key_for(private, scheme, prefix=""):
     return private[prefix + ("ec" if scheme is LegacyScheme.ECDSA_SHA256 else "rsa")]
-
-
-def public_pem(key):
-    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def pin(private, scheme, prefix=""):
