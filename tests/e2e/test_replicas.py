@@ -11,6 +11,7 @@ from support.databases import fresh_database
 from support.server_world import Client, World, replica_of, run_command, submission
 
 from firmament.protocol.v1 import paths
+from firmament.server.audit.signer import STATE, Signed, decode_audit_state
 from firmament.server.leader import FAIL_OVER_S
 
 DEADLINE_S = 20
@@ -20,7 +21,8 @@ pytestmark = pytest.mark.one_database("postgresql", because="SQLite is for one s
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, database_kind):
     directory = tmp_path_factory.mktemp("replicas")
-    world = World(directory, database=fresh_database(database_kind)).begin()
+    env = {"FIRMAMENT_SERVER_CHECKPOINT_EVERY_EVENTS": "5"}
+    world = World(directory, env=env, database=fresh_database(database_kind)).begin()
     yield world
     world.close()
 
@@ -223,3 +225,19 @@ def test_sigterm_drains_before_connections_are_refused(world, other):
         assert draining.process.wait(timeout=10) == 0
     with Client(other) as client:
         assert client.ask("GET", "/readyz").status == 200
+
+
+def test_after_a_cut_each_servers_signer_is_told_and_only_that_one(world, other):
+    def known(server):
+        return decode_audit_state((server.directory / "signer" / STATE).read_bytes())
+
+    until(lambda: known(world.server).get(1, Signed()).number)
+    before = known(world.server)
+    other.stop()
+    command = ("audit", "restart", "--directory", other.directory, "--reason", "a known cut", "--json")
+    said = documents.loads(run_command(*command).stdout)
+    assert known(other)[1] == Signed()
+    assert known(world.server)[1].number >= before[1].number > 0
+    (event,) = world.server.events("audit.restarted")
+    assert (event["facts"]["reason"], event["facts"]["signed_number"]) == ("a known cut", said["number"])
+    other.start()
