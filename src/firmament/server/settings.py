@@ -24,6 +24,8 @@ ENVIRONMENT_PREFIX: Final = "FIRMAMENT_SERVER_"
 MAX_SETTINGS_LENGTH_BYTES: Final = 256 * 1024
 _QUIET: Final = re.compile("([01][0-9]|2[0-3]):([0-5][0-9])-([01][0-9]|2[0-3]):([0-5][0-9])")
 _FRONT_PREFIX: Final = re.compile("/[a-z_-]{1,32}/")
+SCHEME_CHOICES: Final = ("https", "http")
+LOOPBACK_HOSTS: Final = ("127.0.0.1", "::1")
 ACCESS_CHOICES: Final = ("enrolled", "public")
 
 
@@ -35,7 +37,7 @@ def _setting(default: Any, description: str, *, minimum: float | None = None) ->
 class ServerSettings:
     """What an administrator may change; the reference page is generated from this class."""
 
-    host: str = _setting("0.0.0.0", "Address to listen on.")  # noqa: S104 - devices are elsewhere; TLS is always on
+    host: str = _setting("0.0.0.0", "Address to listen on.")  # noqa: S104 - devices are elsewhere; without TLS, loopback only
     port: int = _setting(4443, "TCP port; 0 lets the system choose.", minimum=0)
     names: tuple[str, ...] = _setting(("localhost",), "DNS names in the server's certificate.")
     addresses: tuple[str, ...] = _setting(("127.0.0.1",), "IP addresses in the server's certificate.")
@@ -75,6 +77,10 @@ class ServerSettings:
     )
     front_secret_file: str = _setting(
         "", "File with the secret by which this server knows its nginx; empty: nobody speaks for devices."
+    )
+    front_scheme: str = _setting(
+        "https",
+        "What nginx speaks to this server: `https`, or `http` on a loopback `host` and with `front_secret_file`.",
     )
     max_blob_bytes: int = _setting(64 * 1024**3, "Longest payload that may be uploaded.", minimum=1)
     min_free_bytes: int = _setting(256 * 1024**2, "Uploads are refused when less would stay free.", minimum=0)
@@ -148,8 +154,27 @@ class ServerSettings:
             raise SettingError("An internal path is written as /_firmament/", found=self.front_prefix)
         if self.front_prefix and not self.front_secret_file:
             raise SettingError("front_prefix needs front_secret_file: only our nginx may be told where payloads are")
+        self._check_front_scheme()
         if bool(self.certificate) != bool(self.certificate_key):
             raise SettingError("A given certificate needs both `certificate` and `certificate_key`")
+
+    def _check_front_scheme(self) -> None:
+        if self.front_scheme not in SCHEME_CHOICES:
+            raise SettingError(
+                "front_scheme is not one of the known words", found=self.front_scheme, known=" ".join(SCHEME_CHOICES)
+            )
+        if self.is_plain and not (self.front_secret_file and self.host in LOOPBACK_HOSTS):
+            raise SettingError(
+                "Without TLS the server listens on this machine only, for a front server that it knows by a secret",
+                setting="front_scheme",
+                host=self.host,
+                known=" ".join(LOOPBACK_HOSTS),
+            )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether TLS ends in the front server, and connections come without it."""
+        return self.front_scheme == "http"
 
     def quiet_minutes(self) -> tuple[int, int]:
         """Return begin and end of the quiet hours in minutes of the day, twice 0 for none; raises SettingError."""

@@ -21,6 +21,7 @@ def path(tmp_path):
 
 def scope(method="GET", **headers):
     return {
+        "state": {},
         "method": method,
         "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()],
     }

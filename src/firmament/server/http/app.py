@@ -181,7 +181,7 @@ class Server:
                 backlog=BACKLOG,
             )
             config.load()
-            config.ssl = context
+            config.ssl = None if settings.is_plain else context
             DeviceConnection.head_deadline_s = settings.header_deadline_s
             DeviceConnection.max_connections = settings.max_connections
             DeviceConnection.short = application.short

@@ -1,23 +1,28 @@
 """The HTTP connection: uvicorn's protocol with the peer's certificate, and ceilings it lacks.
 
 What is added: who the TLS peer is (read once per connection), a ceiling on the length of request
-heads, a deadline for them (slow-header attacks), and a ceiling on open connections.
+heads, a deadline for them (slow-header attacks), a ceiling on open connections, and files that the
+kernel sends by itself where TLS does not end in this process.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from firmament.server.authority import peer_identity
-from firmament.server.http.messages import IS_WHOLE
+from firmament.server.http.file_sending import FileSending, TooSlowError
+from firmament.server.http.messages import IS_WHOLE, SEND_FILE, GoneError
 from firmament.server.http.short import ShortConnection
 
 if TYPE_CHECKING:
-    import asyncio
-
+    from uvicorn._types import ASGI3Application
     from uvicorn.config import Config
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
     from uvicorn.server import ServerState
+
+    from firmament.server.http.file_sending import Patience
 
 MAX_HEAD_LENGTH_BYTES: Final = 16 * 1024
 # A request line of 512 bytes and some twenty headers come to 2 KiB; nginx allows 32 KiB, Apache 8 KiB a line.
@@ -43,6 +48,8 @@ class DeviceConnection(ShortConnection):
         self._in_head = True
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_due_s = 0.0
+        self._answering: RequestResponseCycle | None = None
+        self._sending: FileSending | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
         """Learn who is there; refuse when there are too many."""
@@ -53,6 +60,8 @@ class DeviceConnection(ShortConnection):
         tls = transport.get_extra_info("ssl_object")
         der = tls.getpeercert(binary_form=True) if tls is not None else None
         self.app_state = {**self.app_state, "peer": peer_identity(der) if der else None}
+        if tls is None:
+            self.app_state[SEND_FILE] = self.send_file
         self._start_head()
 
     def data_received(self, data: bytes) -> None:
@@ -84,9 +93,11 @@ class DeviceConnection(ShortConnection):
         super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timer."""
+        """Forget the timer, and the file that was under way."""
         if self._head_timer is not None:
             self._head_timer.cancel()
+        if self._sending is not None:
+            self._sending.stop()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
@@ -100,6 +111,45 @@ class DeviceConnection(ShortConnection):
         self._head_due_s = self.loop.time() + self.head_deadline_s
         if self._head_timer is None:
             self._head_timer = self.loop.call_later(self.head_deadline_s, self._look_at_head)
+
+    async def send_file(self, descriptor: int, offset: int, end: int, patience: Patience) -> None:
+        """Send ``[offset, end)`` of an open file as the body, or a part of it, of the answer that has been started.
+
+        The descriptor must stay open meanwhile. The answer still has to be ended with an empty part. Raises
+        GoneError, TooSlowError, ShortFileError, or OSError of the disk; the connection must end then.
+        """
+        cycle = self._answering
+        assert cycle is not None
+        await self._flushed(cycle, patience)
+        link: int = self.transport.get_extra_info("socket").fileno()
+        self._sending = FileSending(self.loop, link, descriptor, offset, end, patience)
+        try:
+            await self._sending.run()
+        except GoneError:
+            self.transport.abort()
+            raise
+        finally:
+            self._sending = None
+        cycle.expected_content_length -= end - offset
+
+    async def _flushed(self, cycle: RequestResponseCycle, patience: Patience) -> None:
+        """Wait until the head has left: the kernel gets the file's bytes past the transport's buffer."""
+        if not self.transport.is_closing() and self.transport.get_write_buffer_size():
+            low, high = self.transport.get_write_buffer_limits()
+            self.transport.set_write_buffer_limits(0)
+            try:
+                async with asyncio.timeout(patience.period_s):
+                    await self.flow.drain()
+            except TimeoutError:
+                raise TooSlowError(0) from None
+            if not self.transport.is_closing():
+                self.transport.set_write_buffer_limits(high, low)
+        if cycle.disconnected or self.transport.is_closing():
+            raise GoneError
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _look_at_head(self) -> None:
         self._head_timer = None

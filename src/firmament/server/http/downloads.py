@@ -1,9 +1,9 @@
-"""Payloads from their store to slow and fast peers alike, without starving anybody (stack.md §2).
+"""Payloads from their store to slow and fast peers alike, without starving anybody.
 
-64 KiB at a time, read without blocking when the page is cached and in a thread when it is not,
-one yield to the loop per chunk: a fast peer would otherwise hold the loop for seconds. A peer is
-cut only when it takes less than the minimum rate; the total time of a progressing download is
-not limited.
+The kernel sends files by itself where it can (connection.py). Elsewhere 64 KiB at a time, read
+without blocking when the page is cached and in a thread when it is not, one yield to the loop per
+chunk: a fast peer would otherwise hold the loop for seconds. A peer is cut only when it takes less
+than the minimum rate; the total time of a progressing download is not limited.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from firmament.errors import OverloadedError
 from firmament.log import logger
-from firmament.server.http.messages import answer, header
+from firmament.server.http.file_sending import Patience, ShortFileError, TooSlowError
+from firmament.server.http.messages import SEND_FILE, answer, header
 from firmament.server.http.ranges import ByteRange, Unsatisfiable, allows_range, names_etag, parse_range
 from firmament.server.payloads.store import CHUNK_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from firmament.server.http.messages import AsgiScope, Send
     from firmament.server.payloads.port import Source
+
+    SendFile = Callable[[int, int, int, Patience], Awaitable[None]]
 
 log = logger("server.downloads")
 
@@ -40,6 +43,7 @@ class Downloads:
         self._max_in_all = max_in_all
         self._max_per_peer = max_per_peer
         self._chunk_deadline_s = GRACE_S + CHUNK_BYTES / min_rate_bytes_per_s
+        self._patience = Patience(CHUNK_BYTES, self._chunk_deadline_s)
         self._peers: Counter[str] = Counter()
         self.active = 0
 
@@ -92,7 +96,13 @@ class Downloads:
             return status
         self._enter(peer)
         try:
-            await self._stream(send, start, source, part, peer)
+            descriptor, send_file = source.descriptor, scope["state"].get(SEND_FILE)
+            if send_file is None or descriptor is None or part.length_bytes <= CHUNK_BYTES:
+                await self._stream(send, start, source, part, peer)
+            else:
+                await send(start)
+                await self._hand_over(send_file, descriptor, part, peer)
+                await send({"type": "http.response.body", "body": b""})
         finally:
             self._leave(peer)
         return status
@@ -108,6 +118,21 @@ class Downloads:
         self._peers[peer] -= 1
         if not self._peers[peer]:
             del self._peers[peer]
+
+    async def _hand_over(self, send_file: SendFile, descriptor: int, part: ByteRange, peer: str) -> None:
+        """Let the kernel send it."""
+        end = part.offset + part.length_bytes
+        try:
+            await send_file(descriptor, part.offset, end, self._patience)
+        except ShortFileError as error:
+            log.error("download.short-file", offset=error.offset, expected=end)  # noqa: TRY400 - a fact, no defect
+            raise CutOffError from None
+        except TooSlowError as error:
+            log.info("download.too-slow", peer=peer, offset=error.offset)
+            raise CutOffError from None
+        except OSError as error:
+            log.error("download.unreadable", offset=part.offset, reason=error.strerror)  # noqa: TRY400 - the disk's
+            raise CutOffError from None
 
     async def _stream(self, send: Send, start: dict[str, Any], source: Source, part: ByteRange, peer: str) -> None:
         offset, end = part.offset, part.offset + part.length_bytes

@@ -29,6 +29,8 @@ CLOSE: Final = (b"connection", b"close")
 _NOT_MODIFIED: Final = 304
 IS_WHOLE: Final = "is_whole"
 """In a request's state: its whole body has arrived (connection.py)."""
+SEND_FILE: Final = "send_file"
+"""In a request's state where the kernel can send files by itself: `DeviceConnection.send_file`."""
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
 

@@ -43,6 +43,10 @@ class Source(Protocol):
     def etag(self) -> str:
         """A strong entity tag, quoted."""
 
+    @property
+    def descriptor(self) -> int | None:
+        """The open file that its bytes lie in, from the first; None when they lie elsewhere."""
+
     def read(self, offset: int, end: int) -> AsyncIterator[bytes]:
         """Yield the bytes of ``[offset, end)`` in chunks; raises OverloadedError when the store is away."""
 

@@ -241,6 +241,8 @@ class S3Blobs:
 class S3Source:
     """A published object for one answer; see `port.Source`."""
 
+    descriptor = None
+
     def __init__(self, store: S3Store, account: S3Account, key: str, digest: Digest, length_bytes: int) -> None:
         self._store = store
         self._account = account

@@ -227,10 +227,10 @@ class FileSource:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError as error:
             raise NotFoundError("There is no such file in the repository") from error
-        found = os.fstat(self._descriptor)
+        found = os.fstat(self.descriptor)
         if not stat.S_ISREG(found.st_mode):
             self.close()
             raise NotFoundError("There is no such file in the repository")
@@ -240,7 +240,7 @@ class FileSource:
     async def read(self, offset: int, end: int) -> AsyncIterator[bytes]:
         """See the port: cached pages at once, others in a thread; ends early when the file shrank."""
         while offset < end:
-            chunk = await read_chunk(self._descriptor, offset, min(CHUNK_BYTES, end - offset))
+            chunk = await read_chunk(self.descriptor, offset, min(CHUNK_BYTES, end - offset))
             if not chunk:
                 return
             offset += len(chunk)
@@ -248,7 +248,7 @@ class FileSource:
 
     def close(self) -> None:
         """See the port."""
-        os.close(self._descriptor)
+        os.close(self.descriptor)
 
 
 async def read_chunk(descriptor: int, offset: int, length_bytes: int) -> bytes:
