@@ -136,7 +136,8 @@ class RunningServer:
 
     @property
     def url(self) -> str:
-        return f"https://localhost:{self.port}"
+        scheme = self.env.get("FIRMAMENT_SERVER_FRONT_SCHEME", "https")
+        return f"{scheme}://localhost:{self.port}"
 
     @property
     def ca(self) -> Path:

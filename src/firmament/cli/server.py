@@ -181,7 +181,7 @@ def run(directory: Path, host: str | None, port: int | None, log_level: str, por
             temporary = port_file.with_name(port_file.name + ".new")
             temporary.write_text(f"{number}\n")
             temporary.replace(port_file)
-        out.note(f"Serving on https://{address}:{number} (stop with Ctrl-C)")
+        out.note(f"Serving on {settings.front_scheme}://{address}:{number} (stop with Ctrl-C)")
 
     Server(layout, settings, clock, make_pages=_console(clock)).run(on_ready=on_ready)
 

@@ -151,7 +151,8 @@ class Downloads:
             try:
                 async with asyncio.timeout(self._chunk_deadline_s):
                     await send({"type": "http.response.body", "body": chunk, "more_body": offset < end})
-                    await asyncio.sleep(0)
+                    if offset < end:  # else the place is free before the next request on this connection is looked at
+                        await asyncio.sleep(0)
             except TimeoutError:
                 log.info("download.too-slow", peer=peer, offset=offset)
                 raise CutOffError from None
