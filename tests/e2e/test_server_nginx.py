@@ -39,6 +39,7 @@ class Nginx:
             ("listen 443 ", f"listen 127.0.0.1:{self.port} "),
             ("updates.example", "localhost"),
             ("proxy_pass https://s3.example/;", f"proxy_pass {store_url}/;"),
+            ("proxy_pass https://firmament;", f"proxy_pass {server.url.partition('://')[0]}://firmament;"),
             ("Host s3.example", f"Host {store_url.partition('://')[2]}"),
         ):
             assert old in text, old
@@ -81,7 +82,10 @@ def world(request, tmp_path_factory, database_kind):
     if request.param == "s3":
         store = request.getfixturevalue("swift")
         options |= store.settings(server, f"nginx-{database_kind}/")
-    made = World(directory, database=options).begin()
+    # nginx and server speak plain HTTP on one database and TLS on the other: neither knows of the other's choice.
+    is_plain = (request.param, database_kind) == ("directory", "postgresql")
+    plain = {"FIRMAMENT_SERVER_FRONT_SCHEME": "http", "FIRMAMENT_SERVER_HOST": "127.0.0.1"}
+    made = World(directory, database=options, env=plain if is_plain else None).begin()
     made.publish_release("thermo", "1.1", 2, DATA)
     made.store = store
     made.nginx = Nginx(directory / "nginx", made.server, store.url if store else "http://127.0.0.1:1")
@@ -120,8 +124,11 @@ def test_nobody_gets_at_the_inner_paths_or_at_payloads_without_a_certificate(wor
                 assert client.ask("GET", f"/_firmament/targets/{name}").status == 404
             # Errors of this path are told as an outage: to whoever guesses it as well.
             assert client.ask("GET", "/_firmament/store/firmament/").status == 503
-    # Without nginx the server sends payloads itself, and tells no inner path.
+    # Without nginx the server sends payloads itself, and tells no inner path; without TLS nobody proves a key to it.
     other = world.device()
+    if world.server.url.startswith("http:"):
+        assert other.client.ask("GET", PATH).code == "request/unauthenticated"
+        return
     direct = other.client.ask("GET", PATH)
     assert (direct.status, direct.body == DATA) == (200, True)
     assert "x-accel-redirect" not in direct.headers

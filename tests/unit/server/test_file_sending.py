@@ -157,14 +157,18 @@ def test_a_peer_that_goes_away_ends_it(link, descriptor):
     asyncio.run(story(lambda _: link[1].close()))
 
 
+def open_descriptors():
+    return {link.name for link in Path("/proc/self/fd").iterdir()}
+
+
 def test_nothing_is_left_open(link, descriptor):
     async def story():
-        before = {link.name for link in Path("/proc/self/fd").iterdir()}
+        before = open_descriptors()
         running = asyncio.create_task(sending(link, descriptor).run())
         await asyncio.sleep(0.05)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-        assert {link.name for link in Path("/proc/self/fd").iterdir()} == before
+        assert open_descriptors() == before
 
     asyncio.run(story())

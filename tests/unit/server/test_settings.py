@@ -33,6 +33,11 @@ def test_defaults_then_file_then_environment(tmp_path):
         ("[server]\ncertificate = 'x'", {}),
         ("[server]\nquiet_zone = 'Mars/Olympus'", {}),
         ("[server]\nquiet_zone = '../../etc/passwd'", {}),
+        ("[server]\nfront_scheme = 'ftp'", {}),
+        ("[server]\nfront_scheme = 'http'", {}),
+        ("[server]\nfront_scheme = 'http'\nhost = '127.0.0.1'", {}),
+        ("[server]\nfront_scheme = 'http'\nfront_secret_file = 'x'", {}),
+        ("[server]\nfront_scheme = 'http'\nfront_secret_file = 'x'\nhost = '10.0.0.1'", {}),
         ("server = 1", {}),
         ("[server", {}),
         ("", {"FIRMAMENT_SERVER_PORT": "x"}),
@@ -42,6 +47,12 @@ def test_defaults_then_file_then_environment(tmp_path):
 def test_what_is_wrong_is_refused(tmp_path, text, environment):
     with pytest.raises(SettingError):
         read(tmp_path, text, **environment)
+
+
+def test_plain_http_is_for_a_front_server_on_this_machine(tmp_path):
+    text = "[server]\nfront_secret_file = 'x'\nhost = '::1'\nfront_scheme = "
+    assert read(tmp_path, text + "'http'").is_plain
+    assert not read(tmp_path, text + "'https'").is_plain
 
 
 def test_a_missing_file_says_how_to_make_one(tmp_path):
