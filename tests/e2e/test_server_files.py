@@ -8,7 +8,10 @@ import struct
 import time
 
 import pytest
+from support.databases import fresh_database
 from support.server_world import World, sha256
+
+pytestmark = pytest.mark.one_database("sqlite", because="bytes of files: no database has a part in them")
 
 SECRET = "the-secret-of-server-and-front-0123456789"
 PLAIN = {
@@ -24,11 +27,11 @@ HEAD = re.compile(rb"HTTP/1\.1 (\d+) .*?\r\n\r\n", re.DOTALL)
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(tmp_path_factory, database_kind):
     directory = tmp_path_factory.mktemp("files")
     (directory / "server").mkdir()
     (directory / "server" / "front-secret").write_text(SECRET)
-    made = World(directory, env=PLAIN).begin()
+    made = World(directory, database=fresh_database(database_kind), env=PLAIN).begin()
     made.publish_release("thermo", "1.1", 2, DATA)
     yield made
     made.close()
