@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from firmament.server.database.port import Database
 
 AIM_S: Final = 0.025
-"""Another writer never waits longer than 0.1 s; a chunk may take four times as long as foreseen."""
+"""Another writer is to wait no longer than 0.1 s; so a chunk may take four times as long as foreseen."""
 FEWEST: Final = 100
 MOST: Final = 5000
 FIRST: Final = 1000
