@@ -136,7 +136,7 @@ def fast(place: Path, ours: Running, files: Path, scale: Scale, *, accel: Runnin
         for round_number in range(scale.rounds + 1):
             for kind, target in kinds.items():
                 before = cpu_s(target.pid) + (cpu_s(accel.pid) if kind == "accel" else 0)
-                got = fetch_all(target.port, connections=8, files=max(1, round(scale.seconds * 2)), length_bytes=length)
+                got = fetch_all(target.port, connections=8, files=max(1, round(scale.seconds * 8)), length_bytes=length)
                 after = cpu_s(target.pid) + (cpu_s(accel.pid) if kind == "accel" else 0)
                 if round_number or scale.rounds == 1:
                     spent[kind].append((after - before) / got * 1e9)
