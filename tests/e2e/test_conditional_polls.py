@@ -1,9 +1,12 @@
 """Polls that only ask whether anything changed, over real TLS, on both databases (ADR-0037)."""
 
+import json
+import signal
 import socket
 import ssl
 
 import pytest
+from support.agent_device import Device, until
 from support.databases import fresh_database
 from support.server_world import World
 
@@ -136,3 +139,23 @@ def test_whoever_wants_the_connection_closed_gets_it_closed(world):
     tag = told(device)
     data = request(b"GET", tag, b"connection: close") + request(b"GET", tag)
     assert exchange(world, device, data, answers=2) == [304]
+
+
+def asked(world, device_id):
+    """How a device asked so far, from the server's log."""
+    lines = (json.loads(line) for line in world.server.log.read_text().splitlines() if line.startswith("{"))
+    return [line["method"] for line in lines if line.get("path") == POLL and line.get("device_id") == device_id]
+
+
+def test_a_real_agent_asks_briefly_until_there_is_something_for_it(world, tmp_path):
+    device = Device(tmp_path / "device", world, policy="poll_interval_s = 3600").provision()
+    with device.daemon() as process:
+        until(lambda: asked(world, device.device_id) == ["POST"])
+        for number in (1, 2):
+            process.send_signal(signal.SIGHUP)
+            until(lambda number=number: asked(world, device.device_id) == ["POST", *["GET"] * number])
+        world.assign(device, "thermo/1.1")
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(30) == 10  # it fetched, and restarts into the new image
+    assert asked(world, device.device_id)[:5] == ["POST", "GET", "GET", "GET", "POST"]
+    assert device.log.count("poll.unchanged") == 2
