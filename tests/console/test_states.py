@@ -159,8 +159,9 @@ def test_every_live_page_says_when_its_numbers_are_old(halted, world, open_page)
     first.context.route("**/events?*", lambda route: route.abort())
     pages = [first, *(first.context.new_page() for _ in live[1:])]
     for page, path in zip(pages, live, strict=True):
-        page.goto(world.server.url + path, wait_until="domcontentloaded")
-        expect(page.locator("#stale")).to_be_hidden()
+        served = page.goto(world.server.url + path, wait_until="domcontentloaded")
+        # As it was sent: on a busy machine its numbers may be old by the time that somebody looks.
+        assert 'id="stale" role="status" hidden>' in served.text()
     for page in pages:
         expect(page.locator("#stale")).to_be_visible(timeout=20_000)
         expect(page.locator("#stale-text")).to_contain_text(re.compile(r"No update for \d+ s"))
