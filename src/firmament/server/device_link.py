@@ -114,8 +114,19 @@ class Intervals:
 
 def require_enabled(device: Device) -> None:
     """Raise ForbiddenError for a device that was disabled (case 62, revoked identities)."""
-    if device.is_disabled:
-        raise ForbiddenError("This device was disabled", device_id=device.device_id)
+    _require_enabled(device.device_id, is_disabled=device.is_disabled)
+
+
+def require_identity(device_id: str, *, is_disabled: bool, enrolled: str, shown: str) -> None:
+    """Raise ForbiddenError for a disabled device, or one that shows another key than the one it enrolled with."""
+    if enrolled != shown:
+        raise ForbiddenError("The certificate is for another key than was enrolled", device_id=device_id)
+    _require_enabled(device_id, is_disabled=is_disabled)
+
+
+def _require_enabled(device_id: str, *, is_disabled: bool) -> None:
+    if is_disabled:
+        raise ForbiddenError("This device was disabled", device_id=device_id)
 
 
 def on_poll(

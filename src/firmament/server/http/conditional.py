@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from firmament import __version__
 from firmament.core import canonical
-from firmament.errors import FirmamentError, ForbiddenError, UnauthenticatedError
+from firmament.errors import FirmamentError, UnauthenticatedError
 from firmament.log import logger
 from firmament.protocol.v1 import paths
 from firmament.protocol.v1.messages import PROTOCOL_VERSION
+from firmament.server.device_link import require_identity
 from firmament.server.http.messages import JSON, NO_STORE, header, new_request_id, problem, unexpected
 from firmament.server.inventory.store import GLANCE_QUERY
 from firmament.server.rollouts.board import PendingTarget
@@ -83,10 +84,7 @@ class ConditionalPolls:
         if row is None:
             raise UnauthenticatedError("This device is not enrolled here", device_id=peer.device_id)
         _, row_id, keyid, is_disabled, attempt, *rest = row
-        if keyid != peer.keyid:
-            raise ForbiddenError("The certificate is for another key than was enrolled", device_id=peer.device_id)
-        if is_disabled:
-            raise ForbiddenError("This device was disabled", device_id=peer.device_id)
+        require_identity(peer.device_id, is_disabled=bool(is_disabled), enrolled=keyid, shown=peer.keyid)
         parts = self._parts
         now = parts.clock.now()
         parts.last_seen.note(row_id, int(now.timestamp()), address, is_idle_poll=attempt is None)

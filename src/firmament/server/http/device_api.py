@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final
 from firmament.core.consent import Mode
 from firmament.errors import (
     FirmamentError,
-    ForbiddenError,
     MalformedError,
     NotFoundError,
     OverloadedError,
@@ -242,9 +241,9 @@ class DeviceApi:
         if found is None:
             raise UnauthenticatedError("This device is not enrolled here", device_id=peer.device_id)
         device, attempt, target = found
-        if device.identity_keyid != peer.keyid:
-            raise ForbiddenError("The certificate is for another key than was enrolled", device_id=peer.device_id)
-        device_link.require_enabled(device)
+        device_link.require_identity(
+            peer.device_id, is_disabled=device.is_disabled, enrolled=device.identity_keyid, shown=peer.keyid
+        )
         parts.last_seen.note(
             device.row_id,
             int(parts.clock.now().timestamp()),
